@@ -1,0 +1,58 @@
+//! Messages that every device understands: register access, interrupt lines, life cycle.
+
+use actix::Message;
+
+/// Why a register access was refused; the hart turns it into an access fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MmioFault {
+    /// Nothing answers at this address.
+    #[error("no device at this address")]
+    Unmapped,
+    /// The device does not decode an access of this width or alignment.
+    #[error("access width or alignment not decoded by the device")]
+    Width,
+    /// The device's actor has died; the machine is in error.
+    #[error("the device has failed")]
+    Dead,
+}
+
+/// Read a register: `offset` in bytes from the device's base, `width` in bytes (1, 2, 4, 8).
+/// The value comes back zero-extended.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<u64, MmioFault>")]
+pub struct MmioRead {
+    pub offset: u64,
+    pub width: u8,
+}
+
+/// Write a register: only the low `width` bytes of `value` count.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), MmioFault>")]
+pub struct MmioWrite {
+    pub offset: u64,
+    pub width: u8,
+    pub value: u64,
+}
+
+/// The level of an interrupt line, told by its source to whatever it is wired to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct IrqLevel {
+    pub line: u32,
+    pub level: bool,
+}
+
+/// Return to the state after power-on.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Reset;
+
+/// Stop taking work from back ends; answered when nothing is in flight.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Pause;
+
+/// Take work again.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Resume;

@@ -1,0 +1,128 @@
+//! Architectural state of one hart, as plain data. Translated code addresses it through one base
+//! register, so the layout is `repr(C)` and the hot fields come first.
+
+/// Privilege levels, with the encodings of `mstatus.MPP` (Privileged spec 1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Privilege {
+    User = 0,
+    Supervisor = 1,
+    Machine = 3,
+}
+
+/// Number of PMP entries (QEMU's `virt` harts have 16).
+pub const PMP_ENTRIES: usize = 16;
+/// Number of `mhpmcounter3..31`.
+pub const HPM_COUNTERS: usize = 29;
+
+/// Everything a hart is, apart from its pending interrupts (see `irq::HartIrq`) and caches.
+#[repr(C)]
+#[derive(Debug, Clone)]
+pub struct HartState {
+    /// Integer registers; `x[0]` stays zero.
+    pub x: [u64; 32],
+    /// FP registers, NaN-boxed.
+    pub f: [u64; 32],
+    pub pc: u64,
+    /// Scratch and links of translated code; no architectural meaning.
+    pub jit: JitLinks,
+    /// Accrued exception flags (NV DZ OF UF NX = 16 8 4 2 1) that are not in the host's MXCSR.
+    pub fflags: u8,
+    /// Dynamic rounding mode, 3 bits, any value.
+    pub frm: u8,
+    pub privilege: Privilege,
+    /// In `wfi`, and no interrupt pending that would end it.
+    pub waiting: bool,
+    pub mstatus: u64,
+    pub misa: u64,
+    pub mie: u64,
+    pub medeleg: u64,
+    pub mideleg: u64,
+    pub mtvec: u64,
+    pub mscratch: u64,
+    pub mepc: u64,
+    pub mcause: u64,
+    pub mtval: u64,
+    pub mcounteren: u64,
+    pub mcountinhibit: u64,
+    pub menvcfg: u64,
+    pub mseccfg: u64,
+    pub stvec: u64,
+    pub sscratch: u64,
+    pub sepc: u64,
+    pub scause: u64,
+    pub stval: u64,
+    pub scounteren: u64,
+    pub senvcfg: u64,
+    pub satp: u64,
+    /// Sstc compare value in `time` ticks.
+    pub stimecmp: u64,
+    pub mstateen: [u64; 4],
+    pub sstateen: [u64; 4],
+    pub pmpcfg: [u8; PMP_ENTRIES],
+    pub pmpaddr: [u64; PMP_ENTRIES],
+    /// What is added to the free-running host counter to get `mcycle` / `minstret`.
+    pub mcycle_offset: u64,
+    pub minstret_offset: u64,
+    pub mhpmcounter: [u64; HPM_COUNTERS],
+    pub mhpmevent: [u64; HPM_COUNTERS],
+    pub tselect: u64,
+    pub tdata: [[u64; 3]; 2],
+    /// LR reservation: physical address (`NO_RESERVATION` when none) and value seen.
+    pub reservation: u64,
+    pub reservation_value: u64,
+}
+
+/// `HartState::reservation` when there is none.
+pub const NO_RESERVATION: u64 = u64::MAX;
+
+/// What translated code keeps beside the registers. Owned by `jit` and `cpu::tlb`.
+#[repr(C)]
+#[derive(Debug, Clone)]
+pub struct JitLinks {
+    /// Virtual address of the page that runs.
+    pub page_va: u64,
+    /// Base and byte mask of the current data TLB.
+    pub tlb: usize,
+    pub tlb_mask: u64,
+    /// Base of the current jump cache.
+    pub jump_cache: usize,
+    /// Address of the `AtomicU32` that asks this hart to leave translated code.
+    pub exit_flag: usize,
+    /// The `Hart` that helpers are called with.
+    pub hart: usize,
+    /// Non-zero when FP instructions may run inline: FS is not Off and frm is valid and not RMM.
+    pub fp_inline: u32,
+    /// Set by translated code that wrote FP state.
+    pub fp_dirty: u32,
+    /// MXCSR of the guest (rounding mode, sticky flags) and of the host.
+    pub guest_mxcsr: u32,
+    pub host_mxcsr: u32,
+    /// Why translated code was left, and its operand.
+    pub exit_reason: u64,
+    pub exit_data: u64,
+    /// Host stack pointer at entry.
+    pub host_rsp: u64,
+    pub scratch: [u64; 8],
+}
+
+impl Default for JitLinks {
+    fn default() -> Self {
+        Self {
+            page_va: 0,
+            tlb: 0,
+            tlb_mask: 0,
+            jump_cache: 0,
+            exit_flag: 0,
+            hart: 0,
+            fp_inline: 0,
+            fp_dirty: 0,
+            guest_mxcsr: 0x1f80,
+            host_mxcsr: 0x1f80,
+            exit_reason: 0,
+            exit_data: 0,
+            host_rsp: 0,
+            scratch: [0; 8],
+        }
+    }
+}

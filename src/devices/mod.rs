@@ -1,0 +1,4 @@
+//! Devices as actors: each is run inline by the vCPU that touches it (see `actors::cell`).
+#![forbid(unsafe_code)]
+
+pub mod bus;

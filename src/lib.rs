@@ -1,0 +1,13 @@
+//! understudy: a full-system emulator for the RISC-V 64 `virt` machine in which every subsystem
+//! is a message-passing task. `ARCHITECTURE.md` is the map of these modules.
+
+pub mod actors;
+pub mod block;
+pub mod chardev;
+pub mod cli;
+pub mod cpu;
+pub mod devices;
+pub mod hmp;
+pub mod jit;
+pub mod machine;
+pub mod qmp;

@@ -1,0 +1,183 @@
+//! Guest RAM: the one shared object. Lazily backed, addressed by guest-physical address, safe for
+//! devices; the hart's fast path takes raw host addresses from it.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use memmap2::{MmapMut, MmapOptions};
+
+/// Bytes in a page of guest memory.
+pub const PAGE_SIZE: u64 = 4096;
+/// Where RAM starts on `virt`.
+pub const RAM_BASE: u64 = 0x8000_0000;
+
+/// An access outside RAM, or no memory to be had from the host.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    #[error("guest address {addr:#x} (length {len:#x}) is outside RAM")]
+    OutOfRange { addr: u64, len: u64 },
+    #[error("cannot set up guest memory of {size} bytes: {source}")]
+    Host { size: u64, source: std::io::Error },
+}
+
+/// Told when bytes of a page from which some hart has translated code were written.
+pub trait CodeObserver: Send + Sync {
+    /// `page` is the page's index from the start of RAM; `harts` a bit per hart that has
+    /// translations of it.
+    fn code_written(&self, page: u64, harts: u8);
+}
+
+/// The guest's RAM.
+pub struct GuestRam {
+    base: u64,
+    size: u64,
+    map: MmapMut,
+    /// One byte a page: which harts hold translations of code in it.
+    code: MmapMut,
+    observer: OnceLock<Arc<dyn CodeObserver>>,
+}
+
+impl std::fmt::Debug for GuestRam {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GuestRam({:#x}, {:#x} bytes)", self.base, self.size)
+    }
+}
+
+macro_rules! scalar {
+    ($load:ident, $store:ident, $ty:ty, $atomic:ty) => {
+        /// Load a naturally aligned little-endian value with acquire order (unaligned addresses
+        /// are read bytewise).
+        pub fn $load(&self, addr: u64) -> Result<$ty, RamError> {
+            const LEN: u64 = size_of::<$ty>() as u64;
+            let host = self.host(addr, LEN)?;
+            if addr % LEN != 0 {
+                let mut bytes = [0; LEN as usize];
+                self.read(addr, &mut bytes)?;
+                return Ok(<$ty>::from_le_bytes(bytes));
+            }
+            // SAFETY: `host` checked that the whole value is inside the mapping, which is
+            // page-aligned, so guest alignment is host alignment; the guest may write
+            // concurrently, hence the atomic.
+            let value = unsafe { &*host.cast::<$atomic>() }.load(Ordering::Acquire);
+            Ok(<$ty>::from_le(value))
+        }
+
+        /// Store a naturally aligned little-endian value with release order (unaligned addresses
+        /// are written bytewise).
+        pub fn $store(&self, addr: u64, value: $ty) -> Result<(), RamError> {
+            const LEN: u64 = size_of::<$ty>() as u64;
+            let host = self.host(addr, LEN)?;
+            if addr % LEN != 0 {
+                return self.write(addr, &value.to_le_bytes());
+            }
+            // SAFETY: as for the load.
+            unsafe { &*host.cast::<$atomic>() }.store(value.to_le(), Ordering::Release);
+            self.written(addr, LEN);
+            Ok(())
+        }
+    };
+}
+
+impl GuestRam {
+    /// Map `size` bytes (a multiple of the page size) of lazily backed zeroes at guest address
+    /// `base`.
+    pub fn new(base: u64, size: u64) -> Result<Self, RamError> {
+        let anon = |size: u64| {
+            MmapOptions::new()
+                .len(size as usize)
+                .no_reserve_swap()
+                .map_anon()
+                .map_err(|source| RamError::Host { size, source })
+        };
+        Ok(Self {
+            base,
+            size,
+            map: anon(size)?,
+            code: anon((size / PAGE_SIZE).max(1))?,
+            observer: OnceLock::new(),
+        })
+    }
+
+    /// First guest-physical address.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// True when `addr..addr+len` is RAM.
+    pub fn contains(&self, addr: u64, len: u64) -> bool {
+        addr >= self.base && len <= self.size && addr - self.base <= self.size - len
+    }
+
+    /// Host address of guest bytes `addr..addr+len`; they stay mapped as long as `self` lives and
+    /// may be written by others at any time.
+    pub fn host(&self, addr: u64, len: u64) -> Result<*mut u8, RamError> {
+        if !self.contains(addr, len) {
+            return Err(RamError::OutOfRange { addr, len });
+        }
+        Ok(self.map.as_ptr().cast_mut().wrapping_add((addr - self.base) as usize))
+    }
+
+    /// Copy guest bytes out.
+    pub fn read(&self, addr: u64, into: &mut [u8]) -> Result<(), RamError> {
+        let host = self.host(addr, into.len() as u64)?;
+        // SAFETY: in range by `host`; `into` is ours. The guest may race: any byte value is valid.
+        unsafe { std::ptr::copy_nonoverlapping(host, into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    /// Copy bytes into the guest.
+    pub fn write(&self, addr: u64, from: &[u8]) -> Result<(), RamError> {
+        let host = self.host(addr, from.len() as u64)?;
+        // SAFETY: as for `read`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), host, from.len()) };
+        self.written(addr, from.len() as u64);
+        Ok(())
+    }
+
+    /// Fill guest bytes.
+    pub fn fill(&self, addr: u64, len: u64, byte: u8) -> Result<(), RamError> {
+        let host = self.host(addr, len)?;
+        // SAFETY: as for `read`.
+        unsafe { std::ptr::write_bytes(host, byte, len as usize) };
+        self.written(addr, len);
+        Ok(())
+    }
+
+    scalar!(load_u16, store_u16, u16, AtomicU16);
+    scalar!(load_u32, store_u32, u32, AtomicU32);
+    scalar!(load_u64, store_u64, u64, AtomicU64);
+
+    /// The mask of harts that hold translations from the page `page` (index from the base).
+    pub fn code_mask(&self, page: u64) -> &AtomicU8 {
+        assert!(page < self.size / PAGE_SIZE, "page index out of range");
+        // SAFETY: `code` has one byte a page and `page` was checked; all access is atomic.
+        unsafe { &*self.code.as_ptr().add(page as usize).cast::<AtomicU8>() }
+    }
+
+    /// Whom to tell about writes to translated code (once, by `machine::build`).
+    pub fn observe_code(&self, observer: Arc<dyn CodeObserver>) {
+        let _ = self.observer.set(observer);
+    }
+
+    /// Bytes were written, by a device or by a hart's slow path: drop translations made from them.
+    pub fn written(&self, addr: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let first = (addr - self.base) / PAGE_SIZE;
+        let last = (addr - self.base + len - 1) / PAGE_SIZE;
+        for page in first..=last {
+            if self.code_mask(page).load(Ordering::Acquire) != 0 {
+                let harts = self.code_mask(page).swap(0, Ordering::AcqRel);
+                if let Some(observer) = self.observer.get() {
+                    observer.code_written(page, harts);
+                }
+            }
+        }
+    }
+}

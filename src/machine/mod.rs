@@ -1,0 +1,5 @@
+//! The machine: guest memory, the validated spec, the device tree, loaders, the built-in SBI,
+//! the `Vm` actor and the only place that wires actors together (`build`).
+
+pub mod clock;
+pub mod memory;
