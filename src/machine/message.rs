@@ -1,0 +1,265 @@
+//! Messages of the `Vm` actor, which owns the run state, and the events it tells the monitors.
+
+use std::sync::Arc;
+
+use actix::{Message, Recipient};
+
+/// QAPI `RunState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    Debug,
+    Inmigrate,
+    InternalError,
+    IoError,
+    Paused,
+    Postmigrate,
+    Prelaunch,
+    FinishMigrate,
+    RestoreVm,
+    Running,
+    SaveVm,
+    Shutdown,
+    Suspended,
+    Watchdog,
+    GuestPanicked,
+    Colo,
+}
+
+/// QAPI `ShutdownCause`, in the order of QEMU's enum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShutdownCause {
+    None,
+    HostError,
+    HostQmpQuit,
+    HostQmpSystemReset,
+    HostSignal,
+    HostUi,
+    GuestShutdown,
+    GuestReset,
+    GuestPanic,
+    SubsystemReset,
+    SnapshotLoad,
+}
+
+impl ShutdownCause {
+    /// The `guest` member of SHUTDOWN and RESET.
+    pub fn by_guest(self) -> bool {
+        matches!(
+            self,
+            Self::GuestShutdown | Self::GuestReset | Self::GuestPanic | Self::SubsystemReset
+        )
+    }
+}
+
+/// Why the machine refused a request; the text is what the monitor prints.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct VmError(pub String);
+
+/// Answer to `QueryStatus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    pub state: RunState,
+}
+
+impl Status {
+    /// True when vCPUs run.
+    pub fn running(self) -> bool {
+        matches!(self.state, RunState::Running)
+    }
+}
+
+/// `query-status`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Status, VmError>")]
+pub struct QueryStatus;
+
+/// `stop`: pause the vCPUs; answered when they have stopped.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct Stop;
+
+/// `cont`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct Cont;
+
+/// A reset was asked for: by a monitor, the guest's finisher, SBI.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct RequestReset {
+    pub cause: ShutdownCause,
+}
+
+/// `system_powerdown`: ask the guest to shut down.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct RequestPowerdown;
+
+/// A shutdown was asked for. `exit_code` is the process's exit code if the machine goes down.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct RequestShutdown {
+    pub cause: ShutdownCause,
+    pub exit_code: i32,
+}
+
+/// `set-action` and `-action`; `None` leaves a setting as it is.
+#[derive(Debug, Clone, Copy, Default, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct SetAction {
+    pub reboot: Option<RebootAction>,
+    pub shutdown: Option<ShutdownAction>,
+    pub panic: Option<PanicAction>,
+}
+
+/// QAPI `RebootAction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebootAction {
+    Reset,
+    Shutdown,
+}
+
+/// QAPI `ShutdownAction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShutdownAction {
+    Poweroff,
+    Pause,
+}
+
+/// QAPI `PanicAction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PanicAction {
+    Pause,
+    Shutdown,
+    ExitFailure,
+    None,
+}
+
+/// One vCPU, for `query-cpus-fast`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuInfo {
+    pub index: u32,
+    /// Host thread id.
+    pub thread_id: u32,
+    pub socket_id: u32,
+    pub core_id: u32,
+    pub thread_in_core: u32,
+}
+
+/// `query-cpus-fast`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<CpuInfo>, VmError>")]
+pub struct QueryCpus;
+
+/// A copy of a hart's state (the vCPU answers at its next block boundary).
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<HartSnapshot, VmError>")]
+pub struct QueryHart {
+    pub cpu: u32,
+}
+
+/// What `info registers|mem|tlb|jit` render.
+#[derive(Debug, Clone)]
+pub struct HartSnapshot {
+    pub state: Box<crate::cpu::state::HartState>,
+    /// The value `mip` reads as.
+    pub mip: u64,
+    pub isa: Arc<crate::cpu::isa::IsaConfig>,
+    /// Lines of `info jit` for this hart.
+    pub jit: Vec<(String, u64)>,
+}
+
+/// Read guest memory, for `x`, `xp`, `memsave`, `pmemsave`, `info mem`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<u8>, VmError>")]
+pub struct ReadMemory {
+    pub cpu: u32,
+    pub addr: u64,
+    pub len: u64,
+    /// Virtual addresses go through the cpu's current translation.
+    pub physical: bool,
+}
+
+/// A node of `info qtree`/`info mtree`, made once by `machine::build`.
+#[derive(Debug, Clone, Default)]
+pub struct MachineTree {
+    /// (start, inclusive end, priority, kind "i/o"|"ram"|"rom", name) of each memory region.
+    pub memory: Vec<MemoryNode>,
+    /// Devices as `info qtree` lists them.
+    pub devices: Vec<DeviceNode>,
+    /// Images loaded into guest memory, for `info roms`.
+    pub roms: Vec<RomNode>,
+}
+
+/// A memory region of `info mtree`.
+#[derive(Debug, Clone)]
+pub struct MemoryNode {
+    pub start: u64,
+    pub end_inclusive: u64,
+    pub kind: &'static str,
+    pub name: String,
+}
+
+/// A device of `info qtree`.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceNode {
+    pub type_name: String,
+    pub id: String,
+    /// `name = value` lines, in order.
+    pub properties: Vec<(String, String)>,
+    /// `mmio ADDR/SIZE` lines.
+    pub mmio: Vec<(u64, u64)>,
+    /// Child buses: (bus name, bus type, devices).
+    pub buses: Vec<(String, String, Vec<DeviceNode>)>,
+}
+
+/// A loaded image of `info roms`.
+#[derive(Debug, Clone)]
+pub struct RomNode {
+    pub addr: u64,
+    pub size: u64,
+    pub name: String,
+}
+
+/// `info mtree|qtree|roms`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Arc<MachineTree>, VmError>")]
+pub struct QueryTree;
+
+/// Have events sent to this recipient from now on.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct SubscribeEvents(pub Recipient<VmEvent>);
+
+/// What the monitors announce; the names are QAPI's.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub enum VmEvent {
+    Stop,
+    Resume,
+    Reset {
+        cause: ShutdownCause,
+    },
+    Shutdown {
+        cause: ShutdownCause,
+    },
+    Powerdown,
+    GuestPanicked {
+        action: &'static str,
+    },
+    /// An actor died: the machine is in `internal-error`.
+    DeviceFailed {
+        name: String,
+        reason: String,
+    },
+    /// The process ends with this code once every monitor has flushed.
+    Exit {
+        code: i32,
+    },
+}
