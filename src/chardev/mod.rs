@@ -3,3 +3,4 @@
 //! monitors).
 
 pub mod message;
+pub mod spec;

@@ -4,3 +4,5 @@
 pub mod clock;
 pub mod memory;
 pub mod message;
+pub mod models;
+pub mod spec;

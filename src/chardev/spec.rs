@@ -1,0 +1,101 @@
+//! What a character back end is asked to be: plain data, made by the command line and by
+//! `chardev-add`, opened by [`super::open`]. Names are those of QAPI's `ChardevBackend`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A character device to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChardevSpec {
+    /// Identifier, unique among character devices (`serial0`, `compat_monitor0`, or the user's).
+    pub id: String,
+    /// What the device talks to.
+    pub kind: ChardevKind,
+    /// Put a multiplexer with Ctrl-a escapes in front (`mux=on`, `mon:`).
+    pub mux: bool,
+    /// Copy of everything that is output.
+    pub log: Option<LogSpec>,
+    /// The option as written (`-chardev null,id=a`), which starts an error message about it.
+    pub origin: String,
+}
+
+/// `logfile=` and `logappend=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSpec {
+    pub path: PathBuf,
+    /// Keep what the file has; otherwise it is emptied first.
+    pub append: bool,
+}
+
+/// The kinds of back end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChardevKind {
+    /// Output vanishes, no input.
+    Null,
+    /// The process's standard input and output. With `signal` off, Ctrl-c and the like reach the
+    /// guest.
+    Stdio {
+        signal: bool,
+    },
+    /// A new pseudo-terminal, perhaps with a symbolic link to it.
+    Pty {
+        link: Option<PathBuf>,
+    },
+    /// Output into a file, input from another.
+    File {
+        out: PathBuf,
+        append: bool,
+        input: Option<PathBuf>,
+    },
+    /// `PATH.in` and `PATH.out`, or one file for both directions.
+    Pipe {
+        path: PathBuf,
+    },
+    /// The last `size` bytes of output, read by `ringbuf-read`; a power of two.
+    Ringbuf {
+        size: usize,
+    },
+    Socket(SocketSpec),
+    /// One more front end of the multiplexer on character device `chardev`.
+    Mux {
+        chardev: String,
+    },
+}
+
+/// A stream socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketSpec {
+    pub address: SocketAddress,
+    /// Listen, rather than connect.
+    pub server: bool,
+    /// A server holds up the machine's start until a client has connected.
+    pub wait: bool,
+    /// Disable Nagle's algorithm (TCP).
+    pub nodelay: bool,
+    /// A client that is refused or dropped tries again after this long.
+    pub reconnect: Option<Duration>,
+}
+
+/// Where a stream socket listens or connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketAddress {
+    Inet {
+        /// Empty for any address (server) or the local host (client).
+        host: String,
+        /// Service name or number.
+        port: String,
+        /// Highest port a server may fall back to.
+        to: Option<u16>,
+        ipv4: Option<bool>,
+        ipv6: Option<bool>,
+    },
+    Unix {
+        path: PathBuf,
+        /// Abstract name (`abstract=on`), without a file.
+        is_abstract: bool,
+        /// An abstract name ends with the text, rather than filling the whole address.
+        tight: bool,
+    },
+    /// A descriptor inherited from the parent process.
+    Fd(i32),
+}

@@ -1,0 +1,413 @@
+//! The whole validated description of the machine and its process as plain data: what the
+//! command line makes and `machine::build` reads. Nothing here opens, connects or allocates.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::message::{PanicAction, RebootAction, ShutdownAction};
+use crate::chardev::spec::ChardevSpec;
+
+/// Bytes of RAM when `-m` is not given.
+pub const DEFAULT_RAM_SIZE: u64 = 128 << 20;
+
+/// Largest number of harts the `virt` machine accepts.
+pub const MAX_CPUS: u32 = 512;
+
+/// A machine to build and how its process behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// File name of the executable: the prefix of messages.
+    pub program: String,
+    /// `-name`: the guest's name.
+    pub name: Option<String>,
+    /// `-name process=`: the process's name as the host shows it.
+    pub process_name: Option<String>,
+    /// `-name debug-threads=on`: threads are named for what they do.
+    pub debug_threads: bool,
+    /// `-uuid`, big-endian.
+    pub uuid: Option<[u8; 16]>,
+    pub machine: MachineOptions,
+    pub accel: Accel,
+    /// The argument of `-cpu`, for `cpu::isa::IsaConfig::from_cpu_option`.
+    pub cpu: String,
+    pub smp: Smp,
+    /// Bytes of RAM: `-m`, or the size of `machine.memory_backend`; a multiple of 4096.
+    pub ram_size: u64,
+    pub firmware: Firmware,
+    pub kernel: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub append: Option<String>,
+    /// `-dtb`: a device tree in place of the generated one.
+    pub dtb: Option<PathBuf>,
+    /// `-device loader,...`, in order.
+    pub loaders: Vec<LoaderSpec>,
+    pub fw_cfg: Vec<FwCfgSpec>,
+    /// Every character device, in the order in which they are to be opened.
+    pub chardevs: Vec<ChardevSpec>,
+    /// Character device of each serial port; `None` for a port with nothing connected. The machine
+    /// has one port: a longer list is what the user gave.
+    pub serials: Vec<Option<String>>,
+    pub monitors: Vec<MonitorSpec>,
+    pub drives: Vec<DriveSpec>,
+    /// `-device` other than loaders, in order.
+    pub devices: Vec<DeviceSpec>,
+    pub objects: Vec<ObjectSpec>,
+    /// `-global driver.property=value`.
+    pub globals: Vec<GlobalSpec>,
+    /// `-S`: stay in `prelaunch` until `cont`.
+    pub start_paused: bool,
+    pub actions: Actions,
+    pub rtc: RtcSpec,
+    /// `-boot`, told to the guest's firmware through fw_cfg.
+    pub boot: BootSpec,
+    pub log: LogSpec,
+    pub messages: MessageFormat,
+    pub process: ProcessSpec,
+    /// Started without any argument: run the embedded default guest.
+    pub embedded_guest: bool,
+}
+
+/// What follows `-machine virt`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MachineOptions {
+    /// `aclint=on`: MTIMER, MSWI and SSWI in place of one CLINT.
+    pub aclint: bool,
+    /// Write the device tree here and exit.
+    pub dumpdtb: Option<PathBuf>,
+    /// Identifier of the `memory-backend-ram` object that is the RAM.
+    pub memory_backend: Option<String>,
+}
+
+/// How guest code runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// Translated to host code, `tb_size` bytes of code cache (`None`: chosen by the JIT).
+    Jit {
+        tb_size: Option<u64>,
+        /// One translation block a guest instruction.
+        one_insn_per_tb: bool,
+    },
+    /// The reference interpreter.
+    Interp,
+}
+
+/// CPU topology: `sockets * cores * threads == max_cpus`, `1 <= cpus <= max_cpus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Smp {
+    /// Harts present at start.
+    pub cpus: u32,
+    pub sockets: u32,
+    pub cores: u32,
+    pub threads: u32,
+    pub max_cpus: u32,
+}
+
+impl Default for Smp {
+    fn default() -> Self {
+        Self { cpus: 1, sockets: 1, cores: 1, threads: 1, max_cpus: 1 }
+    }
+}
+
+/// What runs first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firmware {
+    /// The SBI in the emulator.
+    Builtin,
+    /// Nothing: M-mode starts at the RAM's first instruction.
+    None,
+    File(PathBuf),
+}
+
+/// `-device loader,...`: what to put where before the harts start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderSpec {
+    pub what: LoaderWhat,
+    /// Hart whose program counter is set to the image's entry or the address.
+    pub cpu_num: Option<u32>,
+    /// The option as written, for messages.
+    pub origin: String,
+}
+
+/// What a loader loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoaderWhat {
+    /// `len` (1..=8) bytes of `value` at `addr`, in the order asked for.
+    Data { addr: u64, value: u64, len: u8, big_endian: bool },
+    /// A file: an ELF or U-Boot image is recognised unless `force_raw`.
+    File { path: PathBuf, addr: Option<u64>, force_raw: bool },
+    /// Only set the program counter of `cpu_num`.
+    ProgramCounter { addr: u64 },
+}
+
+/// `-fw_cfg name=...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FwCfgSpec {
+    /// At most 55 bytes.
+    pub name: String,
+    pub content: FwCfgContent,
+    /// The option as written, for messages.
+    pub origin: String,
+}
+
+/// What a fw_cfg item holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FwCfgContent {
+    /// The text, without a terminating zero.
+    String(String),
+    File(PathBuf),
+}
+
+/// A monitor on a character device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorSpec {
+    pub id: Option<String>,
+    pub chardev: String,
+    pub mode: MonitorMode,
+}
+
+/// Which language a monitor speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MonitorMode {
+    /// For a person.
+    Hmp,
+    /// For a program: QMP, perhaps indented.
+    Qmp { pretty: bool },
+}
+
+/// `-drive`: a block back end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriveSpec {
+    /// The user's identifier, or one made up as QEMU does (`virtio0`, `none1`).
+    pub id: String,
+    pub interface: DriveInterface,
+    pub index: u32,
+    pub file: PathBuf,
+    /// `None`: guessed from the image, and announced.
+    pub format: Option<DriveFormat>,
+    pub read_only: bool,
+    pub cache: CacheMode,
+    /// Writes go to a temporary overlay.
+    pub snapshot: bool,
+    pub discard: bool,
+    pub detect_zeroes: DetectZeroes,
+    pub write_error: ErrorAction,
+    pub read_error: ErrorAction,
+    /// The option as written, for messages.
+    pub origin: String,
+}
+
+/// `if=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriveInterface {
+    /// A `-device` names it.
+    None,
+    /// A `virtio-blk-device` is made for it.
+    Virtio,
+    /// One of the two banks of parallel flash.
+    Pflash,
+}
+
+/// `format=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriveFormat {
+    Raw,
+}
+
+/// `cache=`, resolved into QEMU's three switches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheMode {
+    /// The device shows a volatile write cache.
+    pub writeback: bool,
+    /// Bypass the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// Flushes are ignored.
+    pub no_flush: bool,
+}
+
+impl Default for CacheMode {
+    fn default() -> Self {
+        Self { writeback: true, direct: false, no_flush: false }
+    }
+}
+
+/// `detect-zeroes=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DetectZeroes {
+    Off,
+    On,
+    Unmap,
+}
+
+/// `werror=` and `rerror=`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorAction {
+    Report,
+    Ignore,
+    Stop,
+    /// Stop on a full disk, report everything else.
+    Enospc,
+}
+
+/// `-device`: its model is one of [`super::models::MODELS`] and its properties are known to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSpec {
+    pub driver: String,
+    pub id: Option<String>,
+    pub bus: Option<String>,
+    /// Properties in order; the last one of a name counts.
+    pub props: Vec<(String, String)>,
+    /// The option as written, for messages.
+    pub origin: String,
+}
+
+impl DeviceSpec {
+    /// The value of a property, as text.
+    pub fn prop(&self, name: &str) -> Option<&str> {
+        self.props.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// `-object`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectSpec {
+    pub id: String,
+    pub kind: ObjectKind,
+}
+
+/// The kinds of object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// Entropy from a file of the host.
+    RngRandom { filename: PathBuf },
+    /// Entropy from the host's system call.
+    RngBuiltin,
+    /// Anonymous memory; `size` bytes.
+    MemoryBackendRam { size: u64 },
+}
+
+/// `-global`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GlobalSpec {
+    pub driver: String,
+    pub property: String,
+    pub value: String,
+}
+
+/// `-action`, `-no-reboot`, `-no-shutdown`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actions {
+    pub reboot: RebootAction,
+    pub shutdown: ShutdownAction,
+    pub panic: PanicAction,
+    pub watchdog: WatchdogAction,
+}
+
+impl Default for Actions {
+    fn default() -> Self {
+        Self {
+            reboot: RebootAction::Reset,
+            shutdown: ShutdownAction::Poweroff,
+            panic: PanicAction::Shutdown,
+            watchdog: WatchdogAction::Reset,
+        }
+    }
+}
+
+/// QAPI `WatchdogAction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WatchdogAction {
+    Reset,
+    Shutdown,
+    Poweroff,
+    Pause,
+    Debug,
+    None,
+    InjectNmi,
+}
+
+/// `-rtc`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RtcSpec {
+    pub base: RtcBase,
+    pub clock: RtcClock,
+}
+
+/// What the guest's clock shows at start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RtcBase {
+    #[default]
+    Utc,
+    Localtime,
+    /// This moment.
+    At(SystemTime),
+}
+
+/// What drives the guest's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RtcClock {
+    /// The host's wall clock, with its adjustments.
+    #[default]
+    Host,
+    /// The host's monotonic clock.
+    Rt,
+    /// The virtual clock, which stops with the machine.
+    Vm,
+}
+
+/// `-boot`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BootSpec {
+    pub order: Option<String>,
+    pub menu: Option<bool>,
+    pub strict: bool,
+    pub splash: Option<PathBuf>,
+    pub splash_time: Option<Duration>,
+    pub reboot_timeout: Option<Duration>,
+}
+
+/// `-d` and `-D`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogSpec {
+    /// Names from [`LOG_ITEMS`], each once.
+    pub items: Vec<&'static str>,
+    /// Standard error when `None`.
+    pub file: Option<PathBuf>,
+}
+
+/// What `-d` and the monitors' `log` accept, and what each shows.
+pub const LOG_ITEMS: &[(&str, &str)] = &[
+    ("out_asm", "host code of each translated block"),
+    ("in_asm", "guest code of each translated block"),
+    ("op", "intermediate code of each block, as translated"),
+    ("op_opt", "intermediate code of each block, optimised"),
+    ("int", "interrupts and exceptions taken"),
+    ("exec", "every block that is run (slow)"),
+    ("cpu", "registers before each block that is run (slow)"),
+    ("fpu", "floating-point registers with 'cpu'"),
+    ("mmu", "page-table walks and translation faults"),
+    ("cpu_reset", "registers before a hart is reset"),
+    ("unimp", "things the guest uses that are not implemented"),
+    ("guest_errors", "things the guest does that make no sense"),
+    ("page", "guest memory map at start"),
+    ("nochain", "do not chain blocks, so that 'exec' and 'cpu' show all of them"),
+];
+
+/// `-msg`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MessageFormat {
+    /// Each message starts with the time.
+    pub timestamp: bool,
+    /// Each message starts with the guest's name.
+    pub guest_name: bool,
+}
+
+/// The process around the machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessSpec {
+    pub pidfile: Option<PathBuf>,
+    pub daemonize: bool,
+    /// `-nographic`: serial port and monitor share standard input and output.
+    pub nographic: bool,
+}
