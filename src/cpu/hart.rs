@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use super::inbox::{CacheRequest, HartInbox, Peers};
 use super::irq::HartIrq;
 use super::isa::IsaConfig;
-use super::state::HartState;
+use super::state::{HartState, Privilege};
+use super::tlb::{DataMode, TlbSet};
+use crate::actors::outlet::Outlet;
 use crate::devices::bus::Bus;
 use crate::machine::clock::VirtualClock;
-use crate::machine::memory::GuestRam;
+use crate::machine::memory::{GuestRam, PAGE_SIZE};
 
 /// A synchronous exception, or an interrupt when bit 63 of `cause` is set. `tval` as the
 /// Privileged spec 3.1.16 defines it.
@@ -15,6 +18,13 @@ use crate::machine::memory::GuestRam;
 pub struct Trap {
     pub cause: u64,
     pub tval: u64,
+}
+
+/// Ask for `STIP` at `deadline` ticks of `time`; `None` disarms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, actix::Message)]
+#[rtype(result = "()")]
+pub struct ArmStimer {
+    pub deadline: Option<u64>,
 }
 
 /// What a hart reaches outside itself.
@@ -26,6 +36,10 @@ pub struct HartEnv {
     pub bus: Arc<Bus>,
     pub irq: Arc<HartIrq>,
     pub clock: Arc<VirtualClock>,
+    pub inbox: Arc<HartInbox>,
+    pub peers: Peers,
+    /// The supervisor timer of this hart.
+    pub stimer: Outlet<ArmStimer>,
 }
 
 /// A hart as the interpreter and the helpers of translated code see it.
@@ -33,4 +47,217 @@ pub struct HartEnv {
 pub struct Hart {
     pub state: Box<HartState>,
     pub env: HartEnv,
+    pub tlb: TlbSet,
+    /// RAM pages whose translations must go before the next one is made or run after `fence.i`.
+    pub stale_code: Vec<u64>,
+    /// Pages that this hart translated from while another hart could still write them unseen,
+    /// with the hash of their bytes then and what to wait for.
+    pub unsettled_code: Vec<UnsettledPage>,
+    mxr: bool,
+}
+
+/// See `Hart::unsettled_code`.
+#[derive(Debug)]
+pub struct UnsettledPage {
+    pub page: u64,
+    pub hash: u32,
+    pub tickets: Vec<(usize, u64)>,
+}
+
+/// `mstatus` bits (Privileged spec 3.1.6) that select the mode of data accesses.
+const MSTATUS_MPRV: u64 = 1 << 17;
+const MSTATUS_SUM: u64 = 1 << 18;
+const MSTATUS_MXR: u64 = 1 << 19;
+const MSTATUS_FS: u64 = 3 << 13;
+
+impl Hart {
+    /// A hart in the reset state of plain data; `trap::reset` gives it its architectural one.
+    pub fn new(env: HartEnv) -> Self {
+        let pages = env.ram.size() / PAGE_SIZE;
+        let mut hart = Self {
+            state: Box::new(HartState::default()),
+            env,
+            tlb: TlbSet::new(pages),
+            stale_code: Vec::new(),
+            unsettled_code: Vec::new(),
+            mxr: false,
+        };
+        hart.context_changed();
+        hart
+    }
+
+    /// The privilege that loads and stores are done with (MPRV, Privileged spec 3.1.6.3).
+    pub fn data_privilege(&self) -> Privilege {
+        let s = &self.state;
+        if s.privilege == Privilege::Machine && s.mstatus & MSTATUS_MPRV != 0 {
+            match s.mstatus >> 11 & 3 {
+                0 => Privilege::User,
+                1 => Privilege::Supervisor,
+                _ => Privilege::Machine,
+            }
+        } else {
+            s.privilege
+        }
+    }
+
+    /// Privilege, `mstatus`, `satp`, `frm` or the enabling of FP changed: select the TLB and jump
+    /// cache that apply, and refresh what translated code reads.
+    pub fn context_changed(&mut self) {
+        let data = self.data_privilege();
+        let s = &self.state;
+        let sum = s.mstatus & MSTATUS_SUM != 0;
+        let mxr = s.mstatus & MSTATUS_MXR != 0;
+        if mxr != self.mxr {
+            self.mxr = mxr;
+            self.tlb.flush_all();
+        }
+        let mode = match data {
+            Privilege::User => DataMode::User,
+            Privilege::Supervisor if sum => DataMode::SupervisorSum,
+            Privilege::Supervisor => DataMode::Supervisor,
+            Privilege::Machine => DataMode::Machine,
+        };
+        self.tlb.select(s.satp, mode, s.privilege);
+        self.refresh_links();
+    }
+
+    /// Tell translated code where the tables are now.
+    pub fn refresh_links(&mut self) {
+        let (base, mask) = self.tlb.table().inline_view();
+        let jumps = self.tlb.jump_view();
+        let s = &mut self.state;
+        s.jit.tlb = base;
+        s.jit.tlb_mask = mask;
+        s.jit.jump_cache = jumps;
+        s.jit.fp_inline = u32::from(s.mstatus & MSTATUS_FS != 0 && s.frm < 4);
+        // MXCSR.RC orders the modes nearest, down, up, zero; frm: nearest, zero, down, up.
+        let rounding = [0, 3, 1, 2].get(usize::from(s.frm)).copied().unwrap_or(0);
+        s.jit.guest_mxcsr = s.jit.guest_mxcsr & !0x6000 | rounding << 13;
+    }
+
+    /// PMP, or an enable that changes what page tables mean, changed: forget all translations.
+    pub fn translations_changed(&mut self) {
+        self.tlb.flush_all();
+    }
+
+    /// `sfence.vma` on this hart.
+    pub fn sfence_vma(&mut self, va: Option<u64>, asid: Option<u16>) {
+        self.tlb.fence(va, asid);
+    }
+
+    /// Accrued exception flags (NV 16, DZ 8, OF 4, UF 2, NX 1), those in MXCSR included.
+    pub fn fflags(&self) -> u8 {
+        let mxcsr = self.state.jit.guest_mxcsr;
+        let from_host = |bit: u32, flag: u8| if mxcsr >> bit & 1 != 0 { flag } else { 0 };
+        self.state.fflags
+            | from_host(0, 16)
+            | from_host(2, 8)
+            | from_host(3, 4)
+            | from_host(4, 2)
+            | from_host(5, 1)
+    }
+
+    /// Replace the accrued exception flags.
+    pub fn set_fflags(&mut self, flags: u8) {
+        self.state.jit.guest_mxcsr &= !0x3f;
+        self.state.fflags = flags & 31;
+    }
+
+    /// Accrue exception flags.
+    pub fn raise_fflags(&mut self, flags: u8) {
+        self.state.fflags |= flags;
+    }
+
+    /// FP state was written (Privileged spec 3.1.6.6).
+    pub fn mark_fs_dirty(&mut self) {
+        self.state.mstatus |= MSTATUS_FS;
+    }
+
+    /// Have `STIP` raised at `deadline` ticks of `time` (`u64::MAX`: never).
+    pub fn arm_stimer(&mut self, deadline: u64) {
+        let deadline = (deadline != u64::MAX).then_some(deadline);
+        self.env.stimer.send(ArmStimer { deadline });
+    }
+
+    /// `fence.i`: from here on, instruction fetches see earlier stores.
+    pub fn fence_i(&mut self) {
+        self.drain_inbox();
+        let unsettled = std::mem::take(&mut self.unsettled_code);
+        for page in unsettled {
+            let settled = self.env.peers.all_done(&page.tickets);
+            if self.page_hash(page.page) != page.hash {
+                self.stale_code.push(page.page);
+            } else if !settled {
+                self.unsettled_code.push(page);
+            }
+        }
+        if !self.stale_code.is_empty() {
+            self.env.irq.request_exit();
+        }
+    }
+
+    /// A hash of a RAM page's bytes.
+    pub fn page_hash(&self, page: u64) -> u32 {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        let addr = self.env.ram.base() + page * PAGE_SIZE;
+        match self.env.ram.read(addr, &mut bytes) {
+            Ok(()) => crc32fast::hash(&bytes),
+            Err(_) => 0,
+        }
+    }
+
+    /// Carry out what other harts and devices asked of this hart's caches.
+    pub fn drain_inbox(&mut self) {
+        if !self.env.inbox.is_pending() {
+            return;
+        }
+        let (requests, upto) = self.env.inbox.take();
+        let mut fence_i = false;
+        for request in requests {
+            match request {
+                CacheRequest::CodeWritten { page } => self.stale_code.push(page),
+                CacheRequest::Protect { page } => self.protect_page(page),
+                CacheRequest::FenceI => fence_i = true,
+                CacheRequest::FenceVma { range, asid } => self.fence_range(range, asid),
+            }
+        }
+        self.env.inbox.finish_drain(upto);
+        if fence_i {
+            self.fence_i();
+        }
+    }
+
+    fn fence_range(&mut self, range: Option<(u64, u64)>, asid: Option<u16>) {
+        /// Above this many pages one flush of everything is cheaper.
+        const MOST_PAGES: u64 = 64;
+        match range {
+            Some((start, len)) if len.div_ceil(PAGE_SIZE) <= MOST_PAGES => {
+                for i in 0..=len.saturating_sub(1) / PAGE_SIZE {
+                    self.tlb.fence(Some(start.wrapping_add(i * PAGE_SIZE)), asid);
+                }
+            }
+            _ => self.tlb.fence(None, asid),
+        }
+    }
+
+    /// This hart is about to translate code from `page`: make every later write to it seen.
+    pub fn watch_code_page(&mut self, page: u64) {
+        let bit = 1u8 << (self.env.hartid & 7);
+        let mask = self.env.ram.code_mask(page);
+        if mask.load(std::sync::atomic::Ordering::Acquire) & bit != 0 {
+            return;
+        }
+        mask.fetch_or(bit, std::sync::atomic::Ordering::SeqCst);
+        self.protect_page(page);
+        let tickets =
+            self.env.peers.post_others(self.env.hartid as usize, CacheRequest::Protect { page });
+        if !tickets.is_empty() {
+            let hash = self.page_hash(page);
+            self.unsettled_code.push(UnsettledPage { page, hash, tickets });
+        }
+    }
+
+    fn protect_page(&mut self, page: u64) {
+        self.tlb.protect(self.env.ram.base() + page * PAGE_SIZE, page);
+    }
 }

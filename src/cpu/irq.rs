@@ -71,6 +71,11 @@ impl HartIrq {
         }
     }
 
+    /// Make a running hart look at its inbox soon; a sleeping one is left asleep.
+    pub fn request_exit(&self) {
+        self.exit.store(1, Ordering::SeqCst);
+    }
+
     /// The flag that translated code polls.
     pub fn exit_flag(&self) -> &AtomicU32 {
         &self.exit

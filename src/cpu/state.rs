@@ -73,6 +73,56 @@ pub struct HartState {
     pub reservation_value: u64,
 }
 
+impl Default for HartState {
+    fn default() -> Self {
+        Self {
+            x: [0; 32],
+            f: [0; 32],
+            pc: 0,
+            jit: JitLinks::default(),
+            fflags: 0,
+            frm: 0,
+            privilege: Privilege::Machine,
+            waiting: false,
+            mstatus: 0,
+            misa: 0,
+            mie: 0,
+            medeleg: 0,
+            mideleg: 0,
+            mtvec: 0,
+            mscratch: 0,
+            mepc: 0,
+            mcause: 0,
+            mtval: 0,
+            mcounteren: 0,
+            mcountinhibit: 0,
+            menvcfg: 0,
+            mseccfg: 0,
+            stvec: 0,
+            sscratch: 0,
+            sepc: 0,
+            scause: 0,
+            stval: 0,
+            scounteren: 0,
+            senvcfg: 0,
+            satp: 0,
+            stimecmp: 0,
+            mstateen: [0; 4],
+            sstateen: [0; 4],
+            pmpcfg: [0; PMP_ENTRIES],
+            pmpaddr: [0; PMP_ENTRIES],
+            mcycle_offset: 0,
+            minstret_offset: 0,
+            mhpmcounter: [0; HPM_COUNTERS],
+            mhpmevent: [0; HPM_COUNTERS],
+            tselect: 0,
+            tdata: [[0; 3]; 2],
+            reservation: NO_RESERVATION,
+            reservation_value: 0,
+        }
+    }
+}
+
 /// `HartState::reservation` when there is none.
 pub const NO_RESERVATION: u64 = u64::MAX;
 
