@@ -2,8 +2,10 @@
 //! translation, and the vCPU actor that runs them.
 
 pub mod access;
+pub mod decode;
 pub mod hart;
 pub mod inbox;
+pub mod insn;
 pub mod irq;
 pub mod isa;
 pub mod mmu;
