@@ -1,5 +1,8 @@
 //! Messages that every device understands: register access, interrupt lines, life cycle.
 
+use std::marker::PhantomData;
+use std::sync::Arc;
+
 use actix::Message;
 
 /// Why a register access was refused; the hart turns it into an access fault.
@@ -56,3 +59,41 @@ pub struct Pause;
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Resume;
+
+/// End the actor for good (of actors that own a thread: the thread too).
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Terminate;
+
+/// An actor died: the machine is in error. `reason` is what its panic said.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct ActorFailed {
+    pub name: Arc<str>,
+    pub reason: String,
+}
+
+/// Ask for a copy of an actor's state `S`, a plain data struct.
+pub struct Snapshot<S>(PhantomData<fn() -> S>);
+
+impl<S> Snapshot<S> {
+    pub fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S> Default for Snapshot<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: 'static> Message for Snapshot<S> {
+    type Result = S;
+}
+
+impl<S> std::fmt::Debug for Snapshot<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot<{}>", std::any::type_name::<S>())
+    }
+}

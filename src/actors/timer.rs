@@ -1,0 +1,351 @@
+//! The timer: turns the virtual clock into messages. One actor on a thread of its own, because an
+//! arbiter's timers have a resolution of a millisecond and Linux arms deadlines microseconds away.
+//!
+//! A timer is a slot. `ArmTimer` goes to [`Timers::arm_outlet`], a fold: it stores the deadline in
+//! the slot's atomic and wakes the thread only when the deadline is earlier than the one the
+//! thread sleeps towards (`next_wake`). A guest re-arms thousands of times a second, mostly to
+//! later deadlines; those cost two atomic operations and no system call, at the price of one early
+//! wake-up of the thread for a deadline that has moved meanwhile.
+//!
+//! Why no wake-up is lost: the armer stores the deadline, then loads `next_wake`; the thread stores
+//! `next_wake`, then scans the deadlines again before it parks. All are sequentially consistent,
+//! so one of the two sees the other's store; and an `unpark` before `park` is remembered.
+//!
+//! A deadline that fires is disarmed by compare-exchange before `TimerFired` is sent, so a
+//! concurrent re-arm is never lost, but the fired message may then arrive after the re-arm: it
+//! carries its deadline, and its receiver decides by the clock, not by the message alone.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext as _, Addr, Handler, Message};
+
+use super::context::{InlineContext, panic_reason};
+use super::lifecycle::Lifecycle;
+use super::mailbox::ThreadMailbox;
+use super::message::{ActorFailed, Pause, Reset, Resume, Terminate};
+use super::outlet::Outlet;
+use crate::machine::clock::VirtualClock;
+
+/// Slots of one machine: two a hart and a few for devices.
+const SLOTS: usize = 64;
+const NEVER: u64 = u64::MAX;
+
+/// Set a timer's deadline in virtual nanoseconds, replacing the one it had; `None` disarms it.
+/// A deadline that has passed fires at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct ArmTimer {
+    pub slot: u32,
+    pub deadline_ns: Option<u64>,
+}
+
+/// Virtual time has reached the deadline to which the slot was armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct TimerFired {
+    pub slot: u32,
+    pub deadline_ns: u64,
+}
+
+/// Every slot is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more than {SLOTS} timers")]
+pub struct TooManyTimers;
+
+#[derive(Debug)]
+struct Slot {
+    /// Virtual nanoseconds; `NEVER` when disarmed.
+    deadline: AtomicU64,
+    /// Set once, by `register`.
+    outlet: OnceLock<Outlet<TimerFired>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    slots: Vec<Slot>,
+    /// The deadline that the thread sleeps towards; 0 while time stands still, when no deadline
+    /// is worth waking it for.
+    next_wake: AtomicU64,
+    thread: OnceLock<Thread>,
+}
+
+impl Shared {
+    fn arm(&self, ArmTimer { slot, deadline_ns }: ArmTimer) {
+        let Some(slot) = self.slots.get(slot as usize) else { return };
+        let deadline = deadline_ns.unwrap_or(NEVER);
+        slot.deadline.store(deadline, Ordering::SeqCst);
+        if deadline < self.next_wake.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+/// The timer actor as the wiring holds it.
+#[derive(Debug, Clone)]
+pub struct Timers {
+    shared: Arc<Shared>,
+    addr: Addr<TimerActor>,
+}
+
+impl Timers {
+    /// Start the timer's thread. It fires while `clock` runs; after starting or stopping the
+    /// clock send `Resume` or `Pause`. It ends on `Terminate`.
+    pub fn start(
+        clock: Arc<VirtualClock>,
+        failure: Outlet<ActorFailed>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let slots = (0..SLOTS)
+            .map(|_| Slot { deadline: AtomicU64::new(NEVER), outlet: OnceLock::new() })
+            .collect();
+        let shared =
+            Arc::new(Shared { slots, next_wake: AtomicU64::new(0), thread: OnceLock::new() });
+        let (addr, mut mailbox) = ThreadMailbox::new(Arc::new(|| ()));
+        let mut actor = TimerActor { shared: Arc::clone(&shared), clock, paused: false };
+        let thread = std::thread::Builder::new().name("timer".to_owned()).spawn(move || {
+            let run = || actor.run(&mut mailbox);
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+                let reason = panic_reason(&*payload);
+                failure.send(ActorFailed { name: "timer".into(), reason });
+            }
+        })?;
+        let _ = shared.thread.set(thread.thread().clone());
+        Ok((Self { shared, addr }, thread))
+    }
+
+    /// Take a slot whose deadlines are told to `outlet`.
+    pub fn register(&self, outlet: Outlet<TimerFired>) -> Result<u32, TooManyTimers> {
+        let free = self.shared.slots.iter().position(|s| s.outlet.set(outlet.clone()).is_ok());
+        free.map(|slot| slot as u32).ok_or(TooManyTimers)
+    }
+
+    /// Where to send `ArmTimer`.
+    pub fn arm_outlet(&self) -> Outlet<ArmTimer> {
+        let shared = Arc::clone(&self.shared);
+        Outlet::fold(move |arm| shared.arm(arm))
+    }
+
+    /// The actor's address: `Pause`, `Resume`, `Reset` (disarms everything), `Terminate`.
+    pub fn addr(&self) -> &Addr<TimerActor> {
+        &self.addr
+    }
+
+    /// The actor's life-cycle side.
+    pub fn lifecycle(&self) -> Lifecycle {
+        Lifecycle::of("timer", &self.addr)
+    }
+}
+
+/// The actor itself; lives on its thread.
+pub struct TimerActor {
+    shared: Arc<Shared>,
+    clock: Arc<VirtualClock>,
+    paused: bool,
+}
+
+impl fmt::Debug for TimerActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TimerActor(paused: {})", self.paused)
+    }
+}
+
+impl TimerActor {
+    fn run(&mut self, mailbox: &mut ThreadMailbox<Self>) {
+        // The kernel may round a sleep up by the thread's timer slack, 50 µs unless told.
+        // Without it timers are later, not wrong: a refusal is no error.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        let mut ctx = mailbox.context();
+        while mailbox.drain(self, &mut ctx) {
+            let sleep = self.fire_due();
+            mailbox.wait(sleep);
+        }
+    }
+
+    /// Fire what is due; how long to sleep (`None`: until woken).
+    fn fire_due(&self) -> Option<Duration> {
+        if self.paused || !self.clock.is_running() {
+            self.shared.next_wake.store(0, Ordering::SeqCst);
+            return None;
+        }
+        loop {
+            let now = self.clock.now_ns();
+            let mut next = NEVER;
+            for (i, slot) in self.shared.slots.iter().enumerate() {
+                let deadline = slot.deadline.load(Ordering::SeqCst);
+                if deadline > now {
+                    next = next.min(deadline);
+                } else if slot
+                    .deadline
+                    .compare_exchange(deadline, NEVER, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok()
+                    && let Some(outlet) = slot.outlet.get()
+                {
+                    outlet.send(TimerFired { slot: i as u32, deadline_ns: deadline });
+                }
+            }
+            self.shared.next_wake.store(next, Ordering::SeqCst);
+            if self.shared.slots.iter().any(|s| s.deadline.load(Ordering::SeqCst) < next) {
+                continue;
+            }
+            return match next {
+                NEVER => None,
+                _ => Some(Duration::from_nanos(next.saturating_sub(self.clock.now_ns()))),
+            };
+        }
+    }
+}
+
+impl Actor for TimerActor {
+    type Context = InlineContext<Self>;
+}
+
+impl Handler<Pause> for TimerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Pause, _: &mut Self::Context) {
+        self.paused = true;
+    }
+}
+
+impl Handler<Resume> for TimerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, _: &mut Self::Context) {
+        self.paused = false;
+    }
+}
+
+impl Handler<Reset> for TimerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Reset, _: &mut Self::Context) {
+        for slot in &self.shared.slots {
+            slot.deadline.store(NEVER, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Handler<Terminate> for TimerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Terminate, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::actors::probe::Probe;
+
+    const MS: u64 = 1_000_000;
+    const LONG: Duration = Duration::from_secs(10);
+
+    struct Rig {
+        clock: Arc<VirtualClock>,
+        timers: Timers,
+        thread: JoinHandle<()>,
+        failure: Probe<ActorFailed>,
+    }
+
+    fn rig() -> Rig {
+        let clock = Arc::new(VirtualClock::default());
+        let failure = Probe::new();
+        let (timers, thread) = Timers::start(Arc::clone(&clock), failure.outlet()).unwrap();
+        Rig { clock, timers, thread, failure }
+    }
+
+    #[test]
+    fn fires_in_order_of_deadline_once_each() {
+        let Rig { clock, timers, thread, failure } = rig();
+        let fired = Probe::new();
+        let slots: Vec<u32> = (0..3).map(|_| timers.register(fired.outlet()).unwrap()).collect();
+        let arm = timers.arm_outlet();
+        for (slot, ms) in [(slots[0], 30), (slots[1], 10), (slots[2], 20)] {
+            arm.send(ArmTimer { slot, deadline_ns: Some(ms * MS) });
+        }
+        arm.send(ArmTimer { slot: slots[2], deadline_ns: None });
+        arm.send(ArmTimer { slot: u32::MAX, deadline_ns: Some(0) });
+        assert!(fired.take().is_empty(), "time has not started");
+        clock.start();
+        timers.addr().do_send(Resume);
+        assert_eq!(fired.expect_within(LONG).slot, slots[1]);
+        let last = fired.expect_within(LONG);
+        assert_eq!(last, TimerFired { slot: slots[0], deadline_ns: 30 * MS });
+        assert!(clock.now_ns() >= 30 * MS);
+        timers.addr().do_send(Terminate);
+        thread.join().unwrap();
+        assert!(fired.take().is_empty());
+        assert!(failure.take().is_empty());
+    }
+
+    #[test]
+    fn an_earlier_deadline_wakes_a_sleeping_timer_and_time_stops_with_the_machine() {
+        let Rig { clock, timers, thread, .. } = rig();
+        clock.start();
+        timers.addr().do_send(Resume);
+        let fired = Probe::new();
+        let slot = timers.register(fired.outlet()).unwrap();
+        let arm = timers.arm_outlet();
+        let hour = 3600 * 1000 * MS;
+        arm.send(ArmTimer { slot, deadline_ns: Some(hour) });
+        std::thread::sleep(Duration::from_millis(5));
+        let soon = clock.now_ns() + 5 * MS;
+        arm.send(ArmTimer { slot, deadline_ns: Some(soon) });
+        assert_eq!(fired.expect_within(LONG).deadline_ns, soon);
+
+        clock.stop();
+        let stopped = clock.now_ns();
+        arm.send(ArmTimer { slot, deadline_ns: Some(stopped + MS) });
+        timers.addr().do_send(Pause);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(fired.take().is_empty());
+        clock.start();
+        timers.addr().do_send(Resume);
+        assert_eq!(fired.expect_within(LONG).deadline_ns, stopped + MS);
+        timers.addr().do_send(Terminate);
+        thread.join().unwrap();
+    }
+
+    /// Hammers the lost-wake-up window: every deadline must fire although the thread is sent to
+    /// sleep towards a far one just before.
+    #[test]
+    fn no_deadline_is_lost_between_scan_and_sleep() {
+        let Rig { clock, timers, thread, .. } = rig();
+        clock.start();
+        timers.addr().do_send(Resume);
+        let fired = Probe::new();
+        let slot = timers.register(fired.outlet()).unwrap();
+        let arm = timers.arm_outlet();
+        let begin = Instant::now();
+        for i in 0..2000 {
+            arm.send(ArmTimer { slot, deadline_ns: Some(u64::MAX - 1) });
+            arm.send(ArmTimer { slot, deadline_ns: Some(clock.now_ns() + i % 3 * 1000) });
+            fired.expect_within(LONG);
+        }
+        assert!(begin.elapsed() < LONG);
+        timers.addr().do_send(Terminate);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_receiver_that_panics_is_reported() {
+        let Rig { clock, timers, thread, failure } = rig();
+        clock.start();
+        let slot = timers.register(Outlet::fold(|_| panic!("no such hart"))).unwrap();
+        timers.arm_outlet().send(ArmTimer { slot, deadline_ns: Some(0) });
+        timers.addr().do_send(Resume);
+        assert_eq!(failure.expect_within(LONG).reason, "no such hart");
+        thread.join().unwrap();
+        assert!(!timers.addr().connected());
+    }
+}
