@@ -19,13 +19,13 @@ pub const HPM_COUNTERS: usize = 29;
 #[repr(C)]
 #[derive(Debug, Clone)]
 pub struct HartState {
+    pub jit: JitLinks,
     /// Integer registers; `x[0]` stays zero.
     pub x: [u64; 32],
     /// FP registers, NaN-boxed.
     pub f: [u64; 32],
     pub pc: u64,
-    /// Scratch and links of translated code; no architectural meaning.
-    pub jit: JitLinks,
+    pub exit: JitExit,
     /// Accrued exception flags (NV DZ OF UF NX = 16 8 4 2 1) that are not in the host's MXCSR.
     pub fflags: u8,
     /// Dynamic rounding mode, 3 bits, any value.
@@ -76,10 +76,11 @@ pub struct HartState {
 impl Default for HartState {
     fn default() -> Self {
         Self {
+            jit: JitLinks::default(),
             x: [0; 32],
             f: [0; 32],
             pc: 0,
-            jit: JitLinks::default(),
+            exit: JitExit::default(),
             fflags: 0,
             frm: 0,
             privilege: Privilege::Machine,
@@ -126,7 +127,8 @@ impl Default for HartState {
 /// `HartState::reservation` when there is none.
 pub const NO_RESERVATION: u64 = u64::MAX;
 
-/// What translated code keeps beside the registers. Owned by `jit` and `cpu::tlb`.
+/// What translated code needs in reach of a short displacement. Owned by `jit` and `cpu::tlb`;
+/// no architectural meaning but for the FP flags and rounding mode mirrored in `guest_mxcsr`.
 #[repr(C)]
 #[derive(Debug, Clone)]
 pub struct JitLinks {
@@ -139,21 +141,25 @@ pub struct JitLinks {
     pub jump_cache: usize,
     /// Address of the `AtomicU32` that asks this hart to leave translated code.
     pub exit_flag: usize,
-    /// The `Hart` that helpers are called with.
-    pub hart: usize,
+    /// Offset in the page of the instruction that called a helper.
+    pub pc_offset: u64,
     /// Non-zero when FP instructions may run inline: FS is not Off and frm is valid and not RMM.
     pub fp_inline: u32,
-    /// Set by translated code that wrote FP state.
-    pub fp_dirty: u32,
-    /// MXCSR of the guest (rounding mode, sticky flags) and of the host.
+    /// MXCSR while guest code runs: the guest's rounding mode and sticky flags.
     pub guest_mxcsr: u32,
+    /// The `Hart` that helpers are called with.
+    pub hart: usize,
+}
+
+/// How translated code was left.
+#[repr(C)]
+#[derive(Debug, Clone, Default)]
+pub struct JitExit {
+    pub reason: u64,
+    pub data: u64,
+    /// MXCSR of the host while guest code runs.
     pub host_mxcsr: u32,
-    /// Why translated code was left, and its operand.
-    pub exit_reason: u64,
-    pub exit_data: u64,
-    /// Host stack pointer at entry.
-    pub host_rsp: u64,
-    pub scratch: [u64; 8],
+    pub reserved: u32,
 }
 
 impl Default for JitLinks {
@@ -164,15 +170,10 @@ impl Default for JitLinks {
             tlb_mask: 0,
             jump_cache: 0,
             exit_flag: 0,
-            hart: 0,
+            pc_offset: 0,
             fp_inline: 0,
-            fp_dirty: 0,
             guest_mxcsr: 0x1f80,
-            host_mxcsr: 0x1f80,
-            exit_reason: 0,
-            exit_data: 0,
-            host_rsp: 0,
-            scratch: [0; 8],
+            hart: 0,
         }
     }
 }
