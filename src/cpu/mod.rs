@@ -2,6 +2,7 @@
 //! translation, and the vCPU actor that runs them.
 
 pub mod access;
+pub mod cpu_model;
 pub mod decode;
 pub mod hart;
 pub mod inbox;

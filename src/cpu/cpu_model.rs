@@ -1,0 +1,581 @@
+//! The `-cpu` option: a model's name and QEMU's properties, turned into an `IsaConfig`. Wording of
+//! errors is QEMU's, without the program's name in front.
+
+use super::isa::{IsaConfig, SatpMode};
+
+/// A `-cpu` option that cannot be honoured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    #[error("-cpu option cannot be empty")]
+    Empty,
+    #[error("unable to find CPU model '{0}'")]
+    UnknownModel(String),
+    #[error("CPU model '{0}' is not implemented, only {list}", list = MODELS.join(" and "))]
+    Model(String),
+    #[error("Expected key=value format, found {0}.")]
+    NotKeyValue(String),
+    #[error("can't apply global {model}-riscv-cpu.{name}={value}: {reason}")]
+    Property { model: String, name: String, value: String, reason: String },
+    /// Properties that are good one by one and not together.
+    #[error("{0}")]
+    Combination(String),
+}
+
+const MODELS: &[&str] = &["max", "rv64"];
+
+/// Models of QEMU for this machine that we do not offer.
+const OTHER_MODELS: &[&str] = &[
+    "lowrisc-ibex",
+    "max32",
+    "rv32",
+    "rv32e",
+    "rv32i",
+    "rv64e",
+    "rv64i",
+    "rva22s64",
+    "rva22u64",
+    "rva23s64",
+    "rva23u64",
+    "shakti-c",
+    "sifive-e31",
+    "sifive-e34",
+    "sifive-e51",
+    "sifive-u34",
+    "sifive-u54",
+    "thead-c906",
+    "tt-ascalon",
+    "veyron-v1",
+    "x-rv128",
+    "xiangshan-nanhu",
+];
+
+/// QEMU's boolean properties for extensions that we lack: they can only be off.
+const MISSING: &[&str] = &[
+    "e",
+    "h",
+    "v",
+    "sha",
+    "smaia",
+    "smcdeleg",
+    "smcntrpmf",
+    "smcsrind",
+    "smctr",
+    "smdbltrp",
+    "smmpm",
+    "smnpm",
+    "smrnmi",
+    "ssaia",
+    "ssccfg",
+    "sscsrind",
+    "ssctr",
+    "ssdbltrp",
+    "ssnpm",
+    "sspm",
+    "supm",
+    "x-svukte",
+    "zabha",
+    "zama16b",
+    "zcb",
+    "zce",
+    "zcf",
+    "zcmop",
+    "zcmp",
+    "zcmt",
+    "zdinx",
+    "zfbfmin",
+    "zfinx",
+    "zhinx",
+    "zhinxmin",
+    "zicfilp",
+    "zicfiss",
+    "zimop",
+    "ztso",
+    "zvbb",
+    "zvbc",
+    "zve32f",
+    "zve32x",
+    "zve64d",
+    "zve64f",
+    "zve64x",
+    "zvfbfmin",
+    "zvfbfwma",
+    "zvfh",
+    "zvfhmin",
+    "zvkb",
+    "zvkg",
+    "zvkn",
+    "zvknc",
+    "zvkned",
+    "zvkng",
+    "zvknha",
+    "zvknhb",
+    "zvks",
+    "zvksc",
+    "zvksed",
+    "zvksg",
+    "zvksh",
+    "zvkt",
+    "rva22s64",
+    "rva22u64",
+    "rva23s64",
+    "rva23u64",
+    "xtheadba",
+    "xtheadbb",
+    "xtheadbs",
+    "xtheadcmo",
+    "xtheadcondmov",
+    "xtheadfmemidx",
+    "xtheadfmv",
+    "xtheadmac",
+    "xtheadmemidx",
+    "xtheadmempair",
+    "xtheadsync",
+    "xventanacondops",
+];
+
+/// Capitalised names that QEMU still takes and warns about.
+const DEPRECATED: &[(&str, &str)] = &[
+    ("Zifencei", "zifencei"),
+    ("Zicsr", "zicsr"),
+    ("Zihintntl", "zihintntl"),
+    ("Zihintpause", "zihintpause"),
+    ("Zawrs", "zawrs"),
+    ("Zfa", "zfa"),
+    ("Zfh", "zfh"),
+    ("Zfhmin", "zfhmin"),
+    ("Zve32f", "zve32f"),
+    ("Zve64f", "zve64f"),
+    ("Zve64d", "zve64d"),
+];
+
+const SATP_MODES: [(&str, Option<SatpMode>); 4] = [
+    ("sv39", Some(SatpMode::Sv39)),
+    ("sv48", Some(SatpMode::Sv48)),
+    ("sv57", Some(SatpMode::Sv57)),
+    ("sv64", None),
+];
+
+/// The models that `-cpu` takes.
+pub fn cpu_models() -> &'static [&'static str] {
+    MODELS
+}
+
+/// What `-cpu help` prints.
+pub fn cpu_help() -> String {
+    let mut help = String::from("Available CPUs:\n");
+    for model in MODELS {
+        help.push_str("  ");
+        help.push_str(model);
+        help.push('\n');
+    }
+    help
+}
+
+impl IsaConfig {
+    /// Read `MODEL[,PROPERTY=VALUE]...`: the model's name and what the hart then has.
+    pub fn from_cpu_option(option: &str) -> Result<(String, IsaConfig), CpuError> {
+        if option.is_empty() {
+            return Err(CpuError::Empty);
+        }
+        let (model, properties) = option.split_once(',').unwrap_or((option, ""));
+        let isa = match model {
+            "rv64" => Self::rv64(),
+            "max" => Self::max(),
+            other if OTHER_MODELS.contains(&other) => return Err(CpuError::Model(other.into())),
+            other => return Err(CpuError::UnknownModel(other.into())),
+        };
+        let mut choice = Choice { model, isa, by_hand: Vec::new(), satp: [None; 4] };
+        for property in properties.split(',').filter(|p| !p.is_empty()) {
+            let (name, value) =
+                property.split_once('=').ok_or_else(|| CpuError::NotKeyValue(property.into()))?;
+            choice.apply(name, value).map_err(|reason| CpuError::Property {
+                model: model.into(),
+                name: name.into(),
+                value: value.into(),
+                reason,
+            })?;
+        }
+        let isa = choice.finish().map_err(CpuError::Combination)?;
+        Ok((model.into(), isa))
+    }
+}
+
+/// A model with the properties read so far.
+struct Choice<'a> {
+    model: &'a str,
+    isa: IsaConfig,
+    /// Switches that were set in words, with their last value.
+    by_hand: Vec<(String, bool)>,
+    /// `sv39`, `sv48`, `sv57`, `sv64` as set in words.
+    satp: [Option<bool>; 4],
+}
+
+impl Choice<'_> {
+    fn apply(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let name = match DEPRECATED.iter().find(|(old, _)| *old == name) {
+            Some((old, new)) => {
+                tracing::warn!("CPU property '{old}' is deprecated. Please use '{new}' instead");
+                new
+            }
+            None => name,
+        };
+        if let Some(i) = SATP_MODES.iter().position(|(mode, _)| *mode == name) {
+            self.satp[i] = Some(boolean(name, value)?);
+            return Ok(());
+        }
+        match name {
+            // `g=on` stands for IMAFD_Zicsr_Zifencei; `g=off` says nothing about them.
+            "i" | "g" => {
+                self.set(name, boolean(name, value)?);
+                return Ok(());
+            }
+            "pmp" => {
+                let on = boolean(name, value)?;
+                self.isa.pmp_entries = if on { super::state::PMP_ENTRIES } else { 0 };
+                return Ok(());
+            }
+            "cbom_blocksize" => return set_block(&mut self.isa.cbom_size, name, value),
+            "cbop_blocksize" => return set_block(&mut self.isa.cbop_size, name, value),
+            "cboz_blocksize" => return set_block(&mut self.isa.cbo_size, name, value),
+            "pmu-mask" => {
+                self.isa.pmu_mask = unsigned(name, value, u32::MAX.into(), "uint32_t")? as u32;
+                return Ok(());
+            }
+            "pmu-num" => {
+                let count = unsigned(name, value, u8::MAX.into(), "uint8_t")?;
+                if count > 29 {
+                    return Err("Number of counters exceeds maximum available".into());
+                }
+                tracing::warn!("\"pmu-num\" property is deprecated; use \"pmu-mask\"");
+                self.isa.pmu_mask = (((1u64 << count) - 1) << 3) as u32;
+                return Ok(());
+            }
+            "mvendorid" => {
+                self.isa.mvendorid = unsigned(name, value, u32::MAX.into(), "uint32_t")? as u32;
+                return Ok(());
+            }
+            "marchid" => {
+                let id = unsigned(name, value, u64::MAX, "uint64")?;
+                // Privileged spec 3.1.3: the top bit marks a commercial implementation, and the
+                // rest is then not zero.
+                if id == 1 << 63 {
+                    return Err(
+                        "Unable to set marchid with MSB (64) bit set and the remaining bits zero"
+                            .into(),
+                    );
+                }
+                self.isa.marchid = id;
+                return Ok(());
+            }
+            "mimpid" => {
+                self.isa.mimpid = unsigned(name, value, u64::MAX, "uint64")?;
+                return Ok(());
+            }
+            "priv_spec" => {
+                return match value {
+                    "v1.13.0" => Ok(()),
+                    "v1.10.0" | "v1.11.0" | "v1.12.0" => {
+                        Err(format!("privilege spec version '{value}' is not implemented"))
+                    }
+                    _ => Err(format!("Unsupported privilege spec version '{value}'")),
+                };
+            }
+            "vlen" | "elen" | "vext_spec" | "rvv_ta_all_1s" | "rvv_ma_all_1s"
+            | "rvv_vl_half_avl" | "rvv_vsetvl_x0_vill" => {
+                return Err("the V extension is not implemented".into());
+            }
+            "short-isa-string" | "resetvec" | "cfg" | "x-misa-w" => {
+                return Err(format!("property '{name}' is not implemented"));
+            }
+            _ => {}
+        }
+        if MISSING.contains(&name) {
+            return match boolean(name, value)? {
+                true => Err(format!("extension '{name}' is not implemented")),
+                false => Ok(()),
+            };
+        }
+        if self.isa.switch(name).is_none() {
+            return Err(format!("Property '{}-riscv-cpu.{name}' not found", self.model));
+        }
+        self.set(name, boolean(name, value)?);
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, on: bool) {
+        if let Some(switch) = self.isa.switch(name) {
+            *switch = on;
+        }
+        match self.by_hand.iter_mut().find(|(known, _)| known == name) {
+            Some((_, value)) => *value = on,
+            None => self.by_hand.push((name.into(), on)),
+        }
+    }
+
+    fn by_hand(&self, name: &str) -> Option<bool> {
+        self.by_hand.iter().find(|(known, _)| known == name).map(|(_, on)| *on)
+    }
+
+    /// The rules between properties, in QEMU's order of complaint.
+    fn finish(mut self) -> Result<IsaConfig, String> {
+        for (whole, parts) in
+            [("g", &["m", "a", "f", "d", "zicsr", "zifencei"][..]), ("b", &["zba", "zbb", "zbs"])]
+        {
+            if self.by_hand(whole) != Some(true) && !(whole == "b" && self.isa.b) {
+                continue;
+            }
+            for part in parts {
+                match self.by_hand(part) {
+                    Some(false) => {
+                        let letter = whole.to_ascii_uppercase();
+                        tracing::warn!("RV{letter} mandates disabled extension {part}");
+                    }
+                    Some(true) => {}
+                    None => {
+                        if let Some(switch) = self.isa.switch(part) {
+                            *switch = true;
+                        }
+                    }
+                }
+            }
+        }
+        // What a model's letters brought along goes with them, unless it was asked for.
+        let containers: [(&str, &[&str]); 3] =
+            [("m", &["zmmul"]), ("a", &["zaamo", "zalrsc"]), ("c", &["zca", "zcd"])];
+        for (letter, parts) in containers {
+            if self.isa.switch(letter).is_some_and(|on| *on) {
+                continue;
+            }
+            for part in parts {
+                if self.by_hand(part).is_none() {
+                    if let Some(switch) = self.isa.switch(part) {
+                        *switch = false;
+                    }
+                }
+            }
+        }
+        if !self.isa.d && self.by_hand("zcd").is_none() {
+            self.isa.zcd = false;
+        }
+        let by_hand = std::mem::take(&mut self.by_hand);
+        let set_by_hand = |name: &str| by_hand.iter().any(|(known, _)| known == name);
+        let asked = |name: &str| by_hand.iter().any(|(known, on)| known == name && *on);
+        let isa = &mut self.isa;
+        let rules = [
+            (
+                by_hand.iter().any(|(name, on)| name == "i" && !on),
+                "Either I or E extension must be set",
+            ),
+            (isa.s && !isa.u, "Setting S extension without U extension is illegal"),
+            (
+                isa.smepmp && isa.pmp_entries == 0,
+                "Invalid configuration: Smepmp requires PMP support",
+            ),
+            (isa.f && !isa.zicsr, "F extension requires Zicsr"),
+            (isa.zacas && !isa.a, "Zacas extension requires A extension"),
+            (isa.zawrs && !isa.a, "Zawrs extension requires A extension"),
+            (isa.zfa && !isa.f, "Zfa extension requires F extension"),
+            ((isa.zfh || isa.zfhmin) && !isa.f, "Zfh/Zfhmin extensions require F extension"),
+            (isa.d && !isa.f, "D extension requires F extension"),
+            (isa.zcd && !isa.d, "Zcd extension requires D extension"),
+            (
+                isa.zcd && !isa.zca || isa.c && !isa.zca,
+                "Zcf/Zcd/Zcb/Zcmp/Zcmt extensions require Zca extension",
+            ),
+            (!isa.zicsr && asked("zicntr"), "zicntr requires zicsr"),
+            (!isa.zicsr && asked("zihpm"), "zihpm requires zicsr"),
+            (isa.pmu_mask & 7 != 0, "\"pmu-mask\" contains invalid bits (0-2) set"),
+        ];
+        if let Some((_, sentence)) = rules.iter().find(|(broken, _)| *broken) {
+            return Err((*sentence).into());
+        }
+        if !isa.zicsr {
+            isa.zicntr = false;
+            isa.zihpm = false;
+        }
+        // Without its letter, QEMU offers these alone; our decoder knows them only together.
+        for (part, on, letter, whole) in [
+            ("zmmul", isa.zmmul, "m", isa.m),
+            ("zaamo", isa.zaamo, "a", isa.a),
+            ("zalrsc", isa.zalrsc, "a", isa.a),
+            ("zca", isa.zca, "c", isa.c),
+        ] {
+            if on && !whole {
+                return Err(format!("extension '{part}' without '{letter}' is not implemented"));
+            }
+        }
+        isa.complete(set_by_hand);
+        if isa.c && isa.d && !isa.zcd {
+            return Err("extension 'c' with 'd' and without 'zcd' is not implemented".into());
+        }
+        isa.satp_mode = satp_mode(&self.satp, isa.satp_mode)?;
+        Ok(self.isa)
+    }
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(format!("Parameter '{name}' expects 'on' or 'off'")),
+    }
+}
+
+/// A number as `strtoull` with base 0 reads it, at most `max`.
+fn unsigned(name: &str, value: &str, max: u64, type_name: &str) -> Result<u64, String> {
+    let digits = value.trim_start();
+    let (negative, digits) = match digits.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, digits.strip_prefix('+').unwrap_or(digits)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let parsed = if let Some(hex) = lower.strip_prefix("0x") {
+        u64::from_str_radix(hex, 16)
+    } else if lower.len() > 1 && lower.starts_with('0') {
+        u64::from_str_radix(&lower, 8)
+    } else {
+        lower.parse()
+    };
+    let number = parsed.map_err(|_| format!("Parameter '{name}' expects uint64"))?;
+    let number = if negative { number.wrapping_neg() } else { number };
+    if number > max {
+        return Err(format!("Parameter '{name}' expects {type_name}"));
+    }
+    Ok(number)
+}
+
+/// Cache blocks are a power of two within a page (CMO spec 2.7).
+fn set_block(size: &mut u64, name: &str, value: &str) -> Result<(), String> {
+    let bytes = unsigned(name, value, u16::MAX.into(), "uint16_t")?;
+    if !bytes.is_power_of_two() || !(8..=4096).contains(&bytes) {
+        return Err(format!("a cache block of {bytes} bytes is not a power of two from 8 to 4096"));
+    }
+    *size = bytes;
+    Ok(())
+}
+
+/// The widest mode that the `svNN` properties leave: the widest one switched on, or else the one
+/// below the narrowest switched off.
+fn satp_mode(set: &[Option<bool>; 4], default: SatpMode) -> Result<SatpMode, String> {
+    let Some(top) = set.iter().rposition(|mode| *mode == Some(true)) else {
+        return Ok(match set.iter().position(|mode| *mode == Some(false)) {
+            None | Some(3) => default,
+            Some(0) => SatpMode::Bare,
+            Some(i) => SATP_MODES[i - 1].1.unwrap_or(default),
+        });
+    };
+    let (name, mode) = SATP_MODES[top];
+    let Some(mode) = mode else {
+        return Err(format!("satp_mode {name} is higher than hw max capability sv57"));
+    };
+    if let Some(low) = set[..top].iter().rposition(|mode| *mode == Some(false)) {
+        let low = SATP_MODES[low].0;
+        return Err(format!("cannot disable {low} satp mode if {name} is enabled"));
+    }
+    Ok(mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(option: &str) -> Result<IsaConfig, String> {
+        IsaConfig::from_cpu_option(option).map(|(_, isa)| isa).map_err(|e| e.to_string())
+    }
+
+    /// Sentences taken from QEMU 10.0, but for those about what we lack.
+    #[test]
+    fn errors_are_qemus() {
+        for (option, sentence) in [
+            ("", "-cpu option cannot be empty"),
+            ("foo", "unable to find CPU model 'foo'"),
+            (",", "unable to find CPU model ''"),
+            ("sifive-u54", "CPU model 'sifive-u54' is not implemented, only max and rv64"),
+            ("rv64,zba", "Expected key=value format, found zba."),
+            (
+                "rv64,foo=on",
+                "can't apply global rv64-riscv-cpu.foo=on: Property 'rv64-riscv-cpu.foo' not found",
+            ),
+            (
+                "rv64,zba=maybe",
+                "can't apply global rv64-riscv-cpu.zba=maybe: Parameter 'zba' expects 'on' or 'off'",
+            ),
+            (
+                "rv64,sv39=x",
+                "can't apply global rv64-riscv-cpu.sv39=x: Parameter 'sv39' expects 'on' or 'off'",
+            ),
+            (
+                "rv64,cbom_blocksize=70000",
+                "can't apply global rv64-riscv-cpu.cbom_blocksize=70000: \
+                 Parameter 'cbom_blocksize' expects uint16_t",
+            ),
+            (
+                "rv64,pmu-num=40",
+                "can't apply global rv64-riscv-cpu.pmu-num=40: \
+                 Number of counters exceeds maximum available",
+            ),
+            ("rv64,pmu-mask=7", "\"pmu-mask\" contains invalid bits (0-2) set"),
+            ("rv64,sv64=on", "satp_mode sv64 is higher than hw max capability sv57"),
+            ("rv64,sv39=off,sv48=on", "cannot disable sv39 satp mode if sv48 is enabled"),
+            ("rv64,sv48=off,sv57=on", "cannot disable sv48 satp mode if sv57 is enabled"),
+            ("rv64,i=off", "Either I or E extension must be set"),
+            ("rv64,u=off", "Setting S extension without U extension is illegal"),
+            ("rv64,f=off", "Zfa extension requires F extension"),
+            ("rv64,f=off,zfa=off", "D extension requires F extension"),
+            ("rv64,f=off,zfa=off,d=off,zfh=on", "Zfh/Zfhmin extensions require F extension"),
+            ("rv64,a=off", "Zawrs extension requires A extension"),
+            ("rv64,zacas=on,a=off", "Zacas extension requires A extension"),
+            ("rv64,d=off,zcd=on", "Zcd extension requires D extension"),
+            ("rv64,zicsr=off", "F extension requires Zicsr"),
+            ("rv64,zicsr=off,f=off,d=off,zfa=off,zicntr=on", "zicntr requires zicsr"),
+            ("rv64,smepmp=on,pmp=off", "Invalid configuration: Smepmp requires PMP support"),
+            (
+                "rv64,v=on",
+                "can't apply global rv64-riscv-cpu.v=on: extension 'v' is not implemented",
+            ),
+            (
+                "rv64,priv_spec=foo",
+                "can't apply global rv64-riscv-cpu.priv_spec=foo: \
+                 Unsupported privilege spec version 'foo'",
+            ),
+        ] {
+            assert_eq!(read(option), Err(sentence.to_string()), "-cpu {option}");
+        }
+    }
+
+    #[test]
+    fn properties_take_effect() {
+        let isa = read("rv64,zbb=off,sv48=on,pmp=off,h=off,v=false,cboz_blocksize=0x80,").unwrap();
+        assert!(!isa.zbb && isa.zba && isa.pmp_entries == 0);
+        assert_eq!((isa.satp_mode, isa.cbo_size), (SatpMode::Sv48, 128));
+        assert!(!isa.isa_extensions().contains(&"zic64b"));
+
+        for (option, letters) in [
+            ("rv64,b=yes,zba=no", "imafdcb"),
+            ("rv64,m=off", "iafdc"),
+            ("rv64,g=off", "imafdc"),
+            ("rv64,c=off", "imafd"),
+            ("rv64,a=off,zawrs=off", "imfdc"),
+            ("max", "imafdcb"),
+        ] {
+            let isa = read(option).unwrap();
+            let have: String =
+                isa.isa_extensions().iter().filter(|n| n.len() == 1).copied().collect();
+            assert_eq!(have, letters, "{option}");
+            assert_eq!(isa.zmmul, isa.m, "{option}");
+            assert_eq!(isa.zcd, isa.c && isa.d, "{option}");
+        }
+        assert!(!read("rv64,b=on,zba=off").unwrap().zba);
+        let zkn = read("rv64,zkn=on,zbkb=off").unwrap();
+        assert!(zkn.zkne && zkn.zbkx && !zkn.zbkb && !zkn.zkr);
+        for (option, mode) in [
+            ("rv64", SatpMode::Sv57),
+            ("rv64,sv57=off", SatpMode::Sv48),
+            ("rv64,sv48=off", SatpMode::Sv39),
+            ("rv64,sv39=off", SatpMode::Bare),
+            ("rv64,sv39=on,sv57=off", SatpMode::Sv39),
+        ] {
+            assert_eq!(read(option).unwrap().satp_mode, mode, "{option}");
+        }
+    }
+}
