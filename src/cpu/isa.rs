@@ -60,7 +60,7 @@ macro_rules! isa {
 
         impl IsaConfig {
             /// Nothing but RV64I in M-mode.
-            const fn rv64i() -> Self {
+            pub(super) const fn rv64i() -> Self {
                 Self {
                     $($field: false,)*
                     satp_mode: SatpMode::Bare,

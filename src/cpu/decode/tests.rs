@@ -13,6 +13,7 @@ macro_rules! isa_of {
             satp_mode: SatpMode::Sv57,
             pmp_entries: 16,
             cbo_size: 64,
+            ..IsaConfig::rv64i()
         }
     };
     ($value:expr) => {
