@@ -3,10 +3,13 @@
 
 pub mod access;
 pub mod cpu_model;
+pub mod crypto;
 pub mod decode;
+pub mod fpu;
 pub mod hart;
 pub mod inbox;
 pub mod insn;
+pub mod interpret;
 pub mod irq;
 pub mod isa;
 pub mod mmu;
