@@ -2,7 +2,11 @@
 //! the `Vm` actor and the only place that wires actors together (`build`).
 
 pub mod clock;
+pub mod devicetree;
+pub mod fdt;
+pub mod firmware;
 pub mod memory;
+pub mod memory_map;
 pub mod message;
 pub mod models;
 pub mod spec;
