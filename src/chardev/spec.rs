@@ -56,7 +56,7 @@ pub enum ChardevKind {
         size: usize,
     },
     Socket(SocketSpec),
-    /// One more front end of the multiplexer on character device `chardev`.
+    /// A multiplexer over character device `chardev` (`mux` of the spec is not needed then).
     Mux {
         chardev: String,
     },

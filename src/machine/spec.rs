@@ -69,7 +69,7 @@ pub struct MachineSpec {
 }
 
 /// What follows `-machine virt`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineOptions {
     /// `aclint=on`: MTIMER, MSWI and SSWI in place of one CLINT.
     pub aclint: bool,
@@ -77,6 +77,14 @@ pub struct MachineOptions {
     pub dumpdtb: Option<PathBuf>,
     /// Identifier of the `memory-backend-ram` object that is the RAM.
     pub memory_backend: Option<String>,
+    /// `dump-guest-core=off`: guest RAM is left out of a core dump of the process.
+    pub dump_guest_core: bool,
+}
+
+impl Default for MachineOptions {
+    fn default() -> Self {
+        Self { aclint: false, dumpdtb: None, memory_backend: None, dump_guest_core: true }
+    }
 }
 
 /// How guest code runs.
@@ -187,10 +195,7 @@ pub struct DriveSpec {
     pub format: Option<DriveFormat>,
     pub read_only: bool,
     pub cache: CacheMode,
-    /// Writes go to a temporary overlay.
-    pub snapshot: bool,
     pub discard: bool,
-    pub detect_zeroes: DetectZeroes,
     pub write_error: ErrorAction,
     pub read_error: ErrorAction,
     /// The option as written, for messages.
@@ -202,10 +207,8 @@ pub struct DriveSpec {
 pub enum DriveInterface {
     /// A `-device` names it.
     None,
-    /// A `virtio-blk-device` is made for it.
+    /// The command line adds a `virtio-blk-device` for it to `devices`.
     Virtio,
-    /// One of the two banks of parallel flash.
-    Pflash,
 }
 
 /// `format=`.
@@ -229,14 +232,6 @@ impl Default for CacheMode {
     fn default() -> Self {
         Self { writeback: true, direct: false, no_flush: false }
     }
-}
-
-/// `detect-zeroes=`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DetectZeroes {
-    Off,
-    On,
-    Unmap,
 }
 
 /// `werror=` and `rerror=`.
@@ -362,8 +357,6 @@ pub struct BootSpec {
     pub order: Option<String>,
     pub menu: Option<bool>,
     pub strict: bool,
-    pub splash: Option<PathBuf>,
-    pub splash_time: Option<Duration>,
     pub reboot_timeout: Option<Duration>,
 }
 

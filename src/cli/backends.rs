@@ -1,0 +1,498 @@
+//! `-chardev`, `-serial`, `-monitor`, `-qmp`, `-mon`: character devices and who sits on them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::opts::Opts;
+use super::{CliError, OptionError, Step, refused, value};
+use crate::chardev::spec::{ChardevKind, ChardevSpec, LogSpec, SocketAddress, SocketSpec};
+use crate::machine::spec::{MachineSpec, MonitorMode, MonitorSpec};
+
+pub const HMP: MonitorMode = MonitorMode::Hmp;
+pub const QMP: MonitorMode = MonitorMode::Qmp { pretty: false };
+pub const QMP_PRETTY: MonitorMode = MonitorMode::Qmp { pretty: true };
+
+/// Front ends that a multiplexer holds.
+const MAX_MUX: usize = 4;
+
+/// Bytes a ring buffer keeps when `size=` is not given.
+const RINGBUF_SIZE: u64 = 65536;
+
+/// Types that `-chardev help` lists.
+const TYPES: [&str; 9] = ["file", "mux", "null", "pipe", "pty", "ringbuf", "socket", "stdio", "vc"];
+
+/// Types of QEMU that have no counterpart here.
+const UNAVAILABLE: [&str; 14] = [
+    "braille",
+    "console",
+    "dbus",
+    "hub",
+    "msmouse",
+    "parallel",
+    "qemu-vdagent",
+    "serial",
+    "spiceport",
+    "spicevmc",
+    "testdev",
+    "tty",
+    "udp",
+    "wctablet",
+];
+
+/// The argument of a `-serial`.
+#[derive(Debug)]
+pub struct Port {
+    text: String,
+    origin: String,
+}
+
+impl Port {
+    pub fn new(text: &str, origin: &str) -> Self {
+        Self { text: text.into(), origin: origin.into() }
+    }
+}
+
+/// A monitor with the option that asked for it.
+#[derive(Debug)]
+struct Monitor {
+    spec: MonitorSpec,
+    origin: String,
+}
+
+/// Character devices and their users, as options name them.
+#[derive(Debug, Default)]
+pub struct Backends {
+    chardevs: Vec<ChardevSpec>,
+    pub serials: Vec<Port>,
+    monitors: Vec<Monitor>,
+    /// `-monitor`, `-mon`, `-qmp` was given: no default monitor.
+    monitor_given: bool,
+    compat_monitors: usize,
+    pub no_defaults: bool,
+    /// `-display none` was given.
+    pub no_display: bool,
+}
+
+impl Backends {
+    /// `-chardev`.
+    pub fn chardev(
+        &mut self,
+        text: &str,
+        origin: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<Step, OptionError> {
+        if matches!(text, "help" | "?") {
+            let types: String = TYPES.iter().map(|name| format!("  {name}\n")).collect();
+            return Ok(Step::Print(format!("Available chardev backend types:\n{types}")));
+        }
+        let mut opts = Opts::parse(text, Some("backend"));
+        warn(&mut opts, origin, warnings);
+        let Some(id) = opts.take("id") else {
+            return refused("chardev: no id specified");
+        };
+        self.add(chardev(value::identifier(&id)?, opts, origin)?)?;
+        Ok(Step::Next)
+    }
+
+    fn add(&mut self, chardev: ChardevSpec) -> Result<(), OptionError> {
+        if self.chardevs.iter().any(|other| other.id == chardev.id) {
+            return Err(OptionError::DuplicateId { id: chardev.id, what: "chardev" });
+        }
+        let stdio = |chardev: &ChardevSpec| matches!(chardev.kind, ChardevKind::Stdio { .. });
+        if stdio(&chardev) && self.chardevs.iter().any(stdio) {
+            return refused("cannot use stdio by multiple character devices");
+        }
+        self.chardevs.push(chardev);
+        Ok(())
+    }
+
+    /// `-monitor`, `-qmp`, `-qmp-pretty`.
+    pub fn monitor_on(
+        &mut self,
+        text: &str,
+        origin: &str,
+        mode: MonitorMode,
+    ) -> Result<(), OptionError> {
+        self.monitor_given = true;
+        if text == "none" {
+            return Ok(());
+        }
+        let id = format!("compat_monitor{}", self.compat_monitors);
+        self.compat_monitors += 1;
+        let chardev = match text.strip_prefix("chardev:") {
+            Some(name) => name.to_owned(),
+            None => {
+                self.add(compat(id.clone(), text, origin)?)?;
+                id.clone()
+            }
+        };
+        self.push_monitor(MonitorSpec { id: Some(id), chardev, mode }, origin);
+        Ok(())
+    }
+
+    /// `-mon`.
+    pub fn mon(
+        &mut self,
+        text: &str,
+        origin: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), OptionError> {
+        self.monitor_given = true;
+        let mut opts = Opts::parse(text, Some("chardev"));
+        warn(&mut opts, origin, warnings);
+        let id = opts.take("id").map(|id| value::identifier(&id)).transpose()?;
+        let pretty = opts.take_switch("pretty")?;
+        let mode = match opts.take("mode") {
+            None => HMP,
+            Some(mode) => value::choice("mode", &mode, &[("readline", HMP), ("control", QMP)])?,
+        };
+        let mode = match (mode, pretty) {
+            (MonitorMode::Hmp, Some(true)) => {
+                return refused("'pretty' is not compatible with HMP monitors");
+            }
+            (MonitorMode::Qmp { .. }, pretty) => {
+                MonitorMode::Qmp { pretty: pretty.unwrap_or(false) }
+            }
+            (mode, _) => mode,
+        };
+        let Some(chardev) = opts.take("chardev") else {
+            return Err(OptionError::Missing { name: "chardev".into() });
+        };
+        opts.finish()?;
+        if let Some(id) = &id
+            && self.monitors.iter().any(|monitor| monitor.spec.id.as_ref() == Some(id))
+        {
+            return Err(OptionError::DuplicateId { id: id.clone(), what: "mon" });
+        }
+        self.push_monitor(MonitorSpec { id, chardev, mode }, origin);
+        Ok(())
+    }
+
+    fn push_monitor(&mut self, spec: MonitorSpec, origin: &str) {
+        self.monitors.push(Monitor { spec, origin: origin.into() });
+    }
+
+    /// Add the defaults, connect the users and check that what they name exists.
+    pub fn finish(
+        &mut self,
+        spec: &mut MachineSpec,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), CliError> {
+        self.defaults(spec)?;
+        for (index, port) in std::mem::take(&mut self.serials).into_iter().enumerate() {
+            let serial = self.serial(index, &port).map_err(|error| error.at(&port.origin))?;
+            spec.serials.push(serial);
+        }
+        if spec.serials.len() > 1 {
+            warnings.push(format!(
+                "warning: the machine has one serial port: {} of {} -serial options are not \
+                 connected",
+                spec.serials.len() - 1,
+                spec.serials.len()
+            ));
+        }
+        for monitor in std::mem::take(&mut self.monitors) {
+            if !self.chardevs.iter().any(|chardev| chardev.id == monitor.spec.chardev) {
+                let sentence = format!("chardev \"{}\" not found", monitor.spec.chardev);
+                return Err(OptionError::Refused(sentence).at(&monitor.origin));
+            }
+            spec.monitors.push(monitor.spec);
+            let id = &spec.monitors[spec.monitors.len() - 1].chardev;
+            check_use(id, &self.chardevs, spec).map_err(|error| error.at(&monitor.origin))?;
+        }
+        for (index, chardev) in self.chardevs.iter().enumerate() {
+            self.check_back_end(index, chardev, spec).map_err(|error| error.at(&chardev.origin))?;
+        }
+        spec.chardevs = std::mem::take(&mut self.chardevs);
+        Ok(())
+    }
+
+    /// What QEMU connects when nothing is said. There being no window in which a virtual console
+    /// could show, a command line without `-display` is taken as with `-nographic`.
+    fn defaults(&mut self, spec: &mut MachineSpec) -> Result<(), CliError> {
+        if spec.process.nographic && spec.process.daemonize {
+            let sentence = "-nographic cannot be used with -daemonize";
+            return Err(OptionError::Refused(sentence.into()).at("-daemonize"));
+        }
+        if !self.no_display && !spec.process.daemonize {
+            spec.process.nographic = true;
+        }
+        let serial = !self.no_defaults && self.serials.is_empty();
+        let monitor = !self.no_defaults && !self.monitor_given;
+        if !spec.process.nographic {
+            return Ok(());
+        }
+        let origin = "-nographic";
+        if serial {
+            let text = if monitor { "mon:stdio" } else { "stdio" };
+            self.serials.push(Port::new(text, origin));
+        } else if monitor
+            && !self.serials.iter().any(|port| port.text.ends_with("stdio"))
+            && !self.chardevs.iter().any(|c| matches!(c.kind, ChardevKind::Stdio { .. }))
+        {
+            self.monitor_on("stdio", origin, HMP).map_err(|error| error.at(origin))?;
+        }
+        Ok(())
+    }
+
+    fn serial(&mut self, index: usize, port: &Port) -> Result<Option<String>, OptionError> {
+        if port.text == "none" {
+            return Ok(None);
+        }
+        if let Some(id) = port.text.strip_prefix("chardev:") {
+            if self.chardevs.iter().any(|chardev| chardev.id == id) {
+                return Ok(Some(id.into()));
+            }
+            return refused(format!(
+                "could not connect serial device to character backend '{}': there is no chardev \
+                 '{id}'",
+                port.text
+            ));
+        }
+        let id = format!("serial{index}");
+        self.add(compat(id.clone(), &port.text, &port.origin)?)?;
+        if port.text.starts_with("mon:") {
+            let spec = MonitorSpec { id: None, chardev: id.clone(), mode: HMP };
+            // Before the monitors of -mon, as it is made with the port.
+            self.monitors.insert(0, Monitor { spec, origin: port.origin.clone() });
+        }
+        Ok(Some(id))
+    }
+
+    fn check_back_end(
+        &self,
+        index: usize,
+        chardev: &ChardevSpec,
+        spec: &MachineSpec,
+    ) -> Result<(), OptionError> {
+        match &chardev.kind {
+            ChardevKind::Stdio { .. } if spec.process.daemonize => {
+                refused("cannot use stdio with -daemonize")
+            }
+            ChardevKind::Mux { chardev: base } => {
+                // Bases are opened first, so one that comes later does not count.
+                if !self.chardevs[..index].iter().any(|other| other.id == *base) {
+                    return refused(format!("mux: base chardev {base} not found"));
+                }
+                check_use(base, &self.chardevs, spec)
+            }
+            _ => check_use(&chardev.id, &self.chardevs, spec),
+        }
+    }
+}
+
+/// Show the warnings of an option's syntax, except for the words that everybody still uses.
+fn warn(opts: &mut Opts, origin: &str, warnings: &mut Vec<String>) {
+    for warning in opts.warnings.drain(..) {
+        warnings.push(format!("{origin}: {warning}"));
+    }
+}
+
+/// A character device has one front end; with a multiplexer, a few.
+pub fn check_use(
+    id: &str,
+    chardevs: &[ChardevSpec],
+    spec: &MachineSpec,
+) -> Result<(), OptionError> {
+    let serials = spec.serials.iter().flatten().filter(|serial| *serial == id).count();
+    let monitors = spec.monitors.iter().filter(|monitor| monitor.chardev == id).count();
+    let devices = spec.devices.iter().filter(|device| device.prop("chardev") == Some(id)).count();
+    let muxes = chardevs
+        .iter()
+        .filter(|chardev| matches!(&chardev.kind, ChardevKind::Mux { chardev } if chardev == id))
+        .count();
+    let users = serials + monitors + devices + muxes;
+    let mux =
+        chardevs.iter().any(|c| c.id == id && (c.mux || matches!(c.kind, ChardevKind::Mux { .. })));
+    if mux && users > MAX_MUX {
+        refused(format!("too many uses of multiplexed chardev '{id}' (maximum is {MAX_MUX})"))
+    } else if !mux && users > 1 {
+        refused(format!("chardev '{id}' is already in use"))
+    } else {
+        Ok(())
+    }
+}
+
+/// A character device in the short form of `-serial` and `-monitor`.
+pub fn compat(id: String, text: &str, origin: &str) -> Result<ChardevSpec, OptionError> {
+    let (mux, name) = match text.strip_prefix("mon:") {
+        Some(name) => (true, name),
+        None => (false, text),
+    };
+    let invalid = || OptionError::Refused(format!("'{name}' is not a valid char driver"));
+    let mut opts = Opts::default();
+    let mut set = |key: &str, value: &str| opts.items.push((key.into(), value.into()));
+    match name.split_once(':') {
+        None if matches!(name, "null" | "pty" | "stdio" | "vc") => {
+            set("backend", name);
+            if mux && name == "stdio" {
+                // Ctrl-c is for the guest; the multiplexer has keys of its own.
+                set("signal", "off");
+            }
+        }
+        Some(("vc", _)) => set("backend", "vc"),
+        Some((kind @ ("file" | "pipe" | "pty"), path)) => {
+            set("backend", kind);
+            set("path", path);
+        }
+        Some(("unix", address)) => {
+            opts = Opts::parse(address, Some("path"));
+            opts.items.push(("backend".into(), "socket".into()));
+        }
+        Some(("tcp", address)) => {
+            let (address, rest) = address.split_once(',').unwrap_or((address, ""));
+            let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+            if port.is_empty() {
+                return Err(invalid());
+            }
+            opts = Opts::parse(rest, None);
+            opts.items.push(("backend".into(), "socket".into()));
+            opts.items.push(("host".into(), host.into()));
+            opts.items.push(("port".into(), port.into()));
+        }
+        Some((kind @ ("telnet" | "websocket" | "tn3270" | "udp" | "con" | "spiceport"), _)) => {
+            return refused(format!(
+                "{kind}: is not available (valid: stdio, mon:stdio, null, none, pty, vc, \
+                 chardev:ID, file:FILE, pipe:FILE, tcp:HOST:PORT, unix:FILE)"
+            ));
+        }
+        _ => return Err(invalid()),
+    }
+    let mut chardev = chardev(id, opts, origin)?;
+    chardev.mux |= mux;
+    Ok(chardev)
+}
+
+/// A character device from its parameters, `id` taken out already.
+fn chardev(id: String, mut opts: Opts, origin: &str) -> Result<ChardevSpec, OptionError> {
+    let Some(backend) = opts.take("backend") else {
+        return refused(format!("chardev: \"{id}\" missing backend"));
+    };
+    let mux = opts.take_switch("mux")?.unwrap_or(false);
+    let append = opts.take_switch("logappend")?.unwrap_or(false);
+    let log = opts.take("logfile").map(|path| LogSpec { path: path.into(), append });
+    let kind = match backend.as_str() {
+        "null" => ChardevKind::Null,
+        "vc" => {
+            // A text console on a display that nobody can see.
+            for key in ["width", "height", "cols", "rows"] {
+                opts.take_number(key)?;
+            }
+            ChardevKind::Null
+        }
+        "stdio" => ChardevKind::Stdio { signal: opts.take_switch("signal")?.unwrap_or(true) },
+        "pty" => ChardevKind::Pty { link: opts.take("path").map(PathBuf::from) },
+        "file" => ChardevKind::File {
+            out: match opts.take("path") {
+                Some(path) => path.into(),
+                None => return refused("chardev: file: no filename given"),
+            },
+            append: opts.take_switch("append")?.unwrap_or(false),
+            input: opts.take("input-path").map(PathBuf::from),
+        },
+        "pipe" => match opts.take("path") {
+            Some(path) => ChardevKind::Pipe { path: path.into() },
+            None => return refused("chardev: pipe: no device path given"),
+        },
+        "ringbuf" | "memory" => {
+            let size = match opts.take("size") {
+                Some(text) => value::size("size", &text, 1)?,
+                None => RINGBUF_SIZE,
+            };
+            if !size.is_power_of_two() {
+                return refused("size of ringbuf chardev must be power of two");
+            }
+            match usize::try_from(size) {
+                Ok(size) if size <= 1 << 30 => ChardevKind::Ringbuf { size },
+                _ => return refused("size of ringbuf chardev must be at most 1 GiB"),
+            }
+        }
+        "socket" => ChardevKind::Socket(socket(&mut opts)?),
+        "mux" => match opts.take("chardev") {
+            Some(chardev) => ChardevKind::Mux { chardev },
+            None => return refused("chardev: mux: no chardev given"),
+        },
+        other if UNAVAILABLE.contains(&other) => {
+            return refused(format!(
+                "chardev type '{other}' is not available (valid: {})",
+                TYPES.join(", ")
+            ));
+        }
+        other => {
+            return refused(format!(
+                "'{other}' is not a valid char driver name (valid: {})",
+                TYPES.join(", ")
+            ));
+        }
+    };
+    opts.finish()?;
+    Ok(ChardevSpec { id, kind, mux, log, origin: origin.into() })
+}
+
+/// The parameters of a socket.
+fn socket(opts: &mut Opts) -> Result<SocketSpec, OptionError> {
+    let server = opts.take_switch("server")?.unwrap_or(false);
+    let wait = opts.take_switch("wait")?;
+    let delay = opts.take_switch("delay")?;
+    let nodelay = opts.take_switch("nodelay")?;
+    for name in ["telnet", "tn3270", "websocket"] {
+        if opts.take_switch(name)?.unwrap_or(false) {
+            return refused(format!("{name}=on is not available"));
+        }
+    }
+    for name in ["tls-creds", "tls-authz"] {
+        if opts.take(name).is_some() {
+            return refused(format!("{name}= is not available"));
+        }
+    }
+    let seconds = opts.take_number("reconnect")?;
+    let milliseconds = opts.take_number("reconnect-ms")?;
+    if seconds.is_some() && milliseconds.is_some() {
+        return refused("'reconnect' and 'reconnect-ms' are mutually exclusive");
+    }
+    if server && (seconds.is_some() || milliseconds.is_some()) {
+        return refused("'reconnect' option is incompatible with socket in server listen mode");
+    }
+    if !server && wait.is_some() {
+        return refused("'wait' option is incompatible with socket in client connect mode");
+    }
+    let reconnect = match (seconds, milliseconds) {
+        (Some(0) | None, Some(0) | None) => None,
+        (Some(n), _) => Some(Duration::from_secs(n)),
+        (None, Some(n)) => Some(Duration::from_millis(n)),
+    };
+    if reconnect.is_some_and(|interval| interval > Duration::from_secs(u64::from(u32::MAX))) {
+        return refused("reconnect interval is too long (at most 4294967295 seconds)");
+    }
+    let address = match (opts.take("path"), opts.take("fd"), opts.take("host")) {
+        (Some(path), None, None) => {
+            let is_abstract = opts.take_switch("abstract")?.unwrap_or(false);
+            let tight = opts.take_switch("tight")?.unwrap_or(true);
+            SocketAddress::Unix { path: path.into(), is_abstract, tight }
+        }
+        (None, Some(fd), None) => match fd.parse::<i32>() {
+            Ok(number) if number >= 0 => SocketAddress::Fd(number),
+            _ => return refused(format!("Unable to parse FD number {fd}")),
+        },
+        (None, None, Some(host)) => {
+            let Some(port) = opts.take("port") else {
+                return refused("chardev: socket: no port given");
+            };
+            let to = opts.take_number("to")?.map(u16::try_from).transpose().map_err(|_| {
+                OptionError::Refused("'to' is not a port number (0 to 65535)".into())
+            })?;
+            let ipv4 = opts.take_switch("ipv4")?;
+            let ipv6 = opts.take_switch("ipv6")?;
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            SocketAddress::Inet { host, port, to, ipv4, ipv6 }
+        }
+        _ => return refused("None or one of 'path', 'fd' or 'host' option required."),
+    };
+    Ok(SocketSpec {
+        address,
+        server,
+        wait: server && wait.unwrap_or(true),
+        nodelay: nodelay.unwrap_or(false) || delay == Some(false),
+        reconnect,
+    })
+}

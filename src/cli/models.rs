@@ -1,0 +1,419 @@
+//! `-device`, `-object`, `-global`, `-fw_cfg`: what is plugged into the board.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::opts::Opts;
+use super::{CliError, OptionError, Step, backends, refused, value};
+use crate::machine::models::{self, MODELS, Model, Property, PropertyKind};
+use crate::machine::spec::{
+    DeviceSpec, FwCfgContent, FwCfgSpec, GlobalSpec, LoaderSpec, LoaderWhat, MachineSpec,
+    ObjectKind, ObjectSpec,
+};
+
+/// virtio-mmio transports of the board, each with a bus for one device.
+const VIRTIO_TRANSPORTS: usize = 8;
+
+/// Bytes of a fw_cfg item's name, without the terminating zero.
+const FW_CFG_NAME_MAX: usize = 55;
+
+/// `cpu-num` of a loader that sets no program counter.
+const CPU_NONE: u64 = 0xffff_ffff;
+
+/// The devices so far.
+#[derive(Debug, Default)]
+pub struct Models {
+    devices: Vec<DeviceSpec>,
+    loaders: Vec<DeviceSpec>,
+}
+
+impl Models {
+    /// `-device`.
+    pub fn device(&mut self, text: &str, origin: &str) -> Result<Step, OptionError> {
+        let mut opts = Opts::parse_or_json(text, "driver")?;
+        let driver = opts.take("driver");
+        if matches!(driver.as_deref(), Some("help" | "?")) {
+            return Ok(Step::Print(device_help()));
+        }
+        let Some(driver) = driver else {
+            return Err(OptionError::Missing { name: "driver".into() });
+        };
+        let Some(model) = models::model(&driver) else {
+            return refused(format!(
+                "'{driver}' is not a valid device model name (use -device help to list them)"
+            ));
+        };
+        if opts.wants_help() {
+            return Ok(Step::Print(model_help(model)));
+        }
+        let id = opts.take("id").map(|id| value::identifier(&id)).transpose()?;
+        if let Some(id) = &id
+            && self.devices.iter().chain(&self.loaders).any(|device| device.id.as_ref() == Some(id))
+        {
+            return Err(OptionError::DuplicateId { id: id.clone(), what: "device" });
+        }
+        let bus = opts.take("bus");
+        for (name, text) in &opts.items {
+            check_property(model, name, text)?;
+        }
+        let device = DeviceSpec { driver, id, bus, props: opts.items, origin: origin.into() };
+        if model.name == "loader" { &mut self.loaders } else { &mut self.devices }.push(device);
+        Ok(Step::Next)
+    }
+
+    /// `-object`.
+    pub fn object(
+        &mut self,
+        text: &str,
+        objects: &mut Vec<ObjectSpec>,
+    ) -> Result<Step, OptionError> {
+        let mut opts = if text.starts_with('{') {
+            Opts::parse_json(text)?
+        } else {
+            Opts::parse_keyval(text, "qom-type")?
+        };
+        const TYPES: &str = "memory-backend-ram, rng-builtin, rng-random";
+        if opts.wants_help() {
+            return Ok(Step::Print(format!(
+                "List of user creatable objects:\n  {}\n",
+                TYPES.replace(", ", "\n  ")
+            )));
+        }
+        let Some(kind) = opts.take("qom-type") else {
+            return Err(OptionError::Missing { name: "qom-type".into() });
+        };
+        let id = opts.take("id");
+        let kind = match kind.as_str() {
+            "rng-builtin" => ObjectKind::RngBuiltin,
+            "rng-random" => ObjectKind::RngRandom {
+                filename: opts
+                    .take("filename")
+                    .map_or_else(|| PathBuf::from("/dev/urandom"), PathBuf::from),
+            },
+            "memory-backend-ram" => {
+                let Some(text) = opts.take("size") else {
+                    return Err(OptionError::Missing { name: "size".into() });
+                };
+                let size = value::size("size", &text, 1)?;
+                if size == 0 || size % 8192 != 0 {
+                    return refused(format!(
+                        "property 'size' of memory-backend-ram doesn't take value '{text}' (valid: \
+                         multiples of 8192)"
+                    ));
+                }
+                ObjectKind::MemoryBackendRam { size }
+            }
+            _ => {
+                return Err(OptionError::NotAccepted {
+                    name: "qom-type".into(),
+                    value: kind,
+                    allowed: TYPES.into(),
+                });
+            }
+        };
+        opts.finish()?;
+        let Some(id) = id else {
+            return Err(OptionError::Missing { name: "id".into() });
+        };
+        let id = value::identifier(&id)?;
+        if objects.iter().any(|object| object.id == id) {
+            return Err(OptionError::DuplicateId { id, what: "object" });
+        }
+        objects.push(ObjectSpec { id, kind });
+        Ok(Step::Next)
+    }
+
+    /// Turn loaders into what they load.
+    pub fn finish(
+        &mut self,
+        spec: &mut MachineSpec,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), CliError> {
+        for global in &spec.globals {
+            let Some(model) = models::model(&global.driver) else {
+                warnings.push(format!(
+                    "warning: global {}.{} has invalid class name",
+                    global.driver, global.property
+                ));
+                continue;
+            };
+            for device in
+                self.devices.iter_mut().chain(&mut self.loaders).filter(|d| d.driver == model.name)
+            {
+                check_property(model, &global.property, &global.value).map_err(|error| {
+                    let GlobalSpec { driver, property, value } = global;
+                    OptionError::Refused(format!(
+                        "can't apply global {driver}.{property}={value}: {error}"
+                    ))
+                    .at(&device.origin)
+                })?;
+                device.props.insert(0, (global.property.clone(), global.value.clone()));
+            }
+        }
+        let cpus = spec.smp.cpus;
+        for device in std::mem::take(&mut self.loaders) {
+            let loader = loader(&device, cpus).map_err(|error| error.at(&device.origin))?;
+            spec.loaders.push(loader);
+        }
+        // Devices of -drive if=virtio come after those of -device, as on QEMU.
+        let implied = std::mem::take(&mut spec.devices);
+        for device in std::mem::take(&mut self.devices).into_iter().chain(implied) {
+            let origin = device.origin.clone();
+            check_device(&device, spec).map_err(|error| error.at(&origin))?;
+            spec.devices.push(device);
+            if let Some(id) = spec.devices.last().and_then(|d| d.prop("chardev")).map(str::to_owned)
+            {
+                backends::check_use(&id, &spec.chardevs, spec).map_err(|e| e.at(&origin))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Objects that devices refer to must exist.
+    pub fn check_links(&self, spec: &MachineSpec) -> Result<(), CliError> {
+        for device in &self.devices {
+            let Some(id) = device.prop("rng") else { continue };
+            let rng = spec.objects.iter().any(|object| {
+                object.id == id
+                    && matches!(object.kind, ObjectKind::RngBuiltin | ObjectKind::RngRandom { .. })
+            });
+            if !rng {
+                let sentence = format!("Device '{id}' not found");
+                return Err(OptionError::Refused(sentence).at(&device.origin));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The value of a property must be what its type says.
+fn check_property(model: &Model, name: &str, text: &str) -> Result<(), OptionError> {
+    let Some(property) = model.properties.iter().find(|property| property.name == name) else {
+        return Err(OptionError::PropertyNotFound { owner: model.name.into(), name: name.into() });
+    };
+    match property.kind {
+        PropertyKind::Bool => value::switch(name, text).map(drop),
+        PropertyKind::Size => value::size(name, text, 1).map(drop),
+        PropertyKind::Uint64 => number(name, text).map(drop),
+        PropertyKind::Uint32 => match number(name, text)? {
+            0..=0xffff_ffff => Ok(()),
+            _ => Err(OptionError::ExpectsKind { name: name.into(), kind: "uint32_t" }),
+        },
+        PropertyKind::Str | PropertyKind::Drive | PropertyKind::Chardev | PropertyKind::Link(_) => {
+            Ok(())
+        }
+    }
+}
+
+fn number(name: &str, text: &str) -> Result<u64, OptionError> {
+    value::uint(text).ok_or_else(|| OptionError::ExpectsInteger { name: name.into() })
+}
+
+/// What a device needs must be there, and free. `spec.devices` holds those before it.
+fn check_device(device: &DeviceSpec, spec: &MachineSpec) -> Result<(), OptionError> {
+    let Some(model) = models::model(&device.driver) else {
+        return refused(format!("'{}' is not a valid device model name", device.driver));
+    };
+    let no_bus = || refused(format!("No '{}' bus found for device '{}'", model.bus, model.name));
+    let on_bus = |bus: &str| {
+        spec.devices
+            .iter()
+            .filter(|other| models::model(&other.driver).is_some_and(|model| model.bus == bus))
+            .count()
+    };
+    match model.bus {
+        "virtio-bus" => {
+            if on_bus("virtio-bus") >= VIRTIO_TRANSPORTS {
+                return no_bus();
+            }
+            if let Some(bus) = &device.bus {
+                let number = bus.strip_prefix("virtio-mmio-bus.");
+                let number = number.and_then(|number| number.parse::<usize>().ok());
+                if number.is_none_or(|number| number >= VIRTIO_TRANSPORTS) {
+                    return refused(format!("Bus '{bus}' not found"));
+                }
+                if spec.devices.iter().any(|other| other.bus.as_ref() == Some(bus)) {
+                    return refused(format!("Bus '{bus}' is full"));
+                }
+            }
+        }
+        "virtio-serial-bus" => {
+            let mut controllers =
+                spec.devices.iter().filter(|other| other.driver == "virtio-serial-device");
+            match &device.bus {
+                None if controllers.next().is_none() => return no_bus(),
+                None => {}
+                Some(bus) => {
+                    let mut names = controllers.enumerate().map(|(index, other)| match &other.id {
+                        Some(id) => format!("{id}.0"),
+                        None => format!("virtio-serial-bus.{index}"),
+                    });
+                    if !names.any(|name| name == *bus) {
+                        return refused(format!("Bus '{bus}' not found"));
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+    for Property { name, kind, .. } in model.properties {
+        let Some(text) = device.prop(name) else { continue };
+        let owner = model.name;
+        match kind {
+            PropertyKind::Drive => {
+                if !spec.drives.iter().any(|drive| drive.id == text) {
+                    return refused(format!("Property '{owner}.{name}' can't find value '{text}'"));
+                }
+                if spec.devices.iter().any(|other| other.prop(name) == Some(text)) {
+                    return refused(format!("Drive '{text}' is already in use by another device"));
+                }
+            }
+            PropertyKind::Chardev if !spec.chardevs.iter().any(|chardev| chardev.id == text) => {
+                return refused(format!("Property '{owner}.{name}' can't find value '{text}'"));
+            }
+            _ => {}
+        }
+    }
+    match model.name {
+        "virtio-blk-device" if device.prop("drive").is_none() => refused("drive property not set"),
+        "virtio-blk-device" if device.prop("serial").is_some_and(|serial| serial.len() > 20) => {
+            refused("serial: at most 20 characters fit")
+        }
+        "virtio-rng-device" => {
+            let of = |name| device.prop(name).and_then(value::uint);
+            if of("max-bytes").is_some_and(|n| n == 0 || n > i64::MAX as u64) {
+                refused("'max-bytes' parameter must be positive, and less than 2^63")
+            } else if of("period") == Some(0) {
+                refused("'period' parameter expects a positive integer")
+            } else {
+                Ok(())
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A loader's properties, in the order in which QEMU checks them.
+fn loader(device: &DeviceSpec, cpus: u32) -> Result<LoaderSpec, OptionError> {
+    let of = |name| device.prop(name).and_then(value::uint);
+    let on = |name| device.prop(name).is_some_and(|text| value::switch(name, text) == Ok(true));
+    let (addr, data, len) = (of("addr"), of("data"), of("data-len"));
+    let file = device.prop("file");
+    let cpu = of("cpu-num").filter(|cpu| *cpu != CPU_NONE);
+    let big_endian = on("data-be");
+    let what = if data.unwrap_or(0) != 0 || len.unwrap_or(0) != 0 || big_endian {
+        if file.is_some() {
+            return refused("Specifying a file is not supported when loading memory values");
+        }
+        if on("force-raw") {
+            return refused("Specifying force-raw is not supported when loading memory values");
+        }
+        let len = match len.unwrap_or(0) {
+            0 => return refused("Both data and data-len must be specified"),
+            len @ 1..=8 => len as u8,
+            _ => return refused("data-len cannot be greater then 8 bytes"),
+        };
+        LoaderWhat::Data { addr: addr.unwrap_or(0), value: data.unwrap_or(0), len, big_endian }
+    } else if let Some(file) = file {
+        LoaderWhat::File { path: file.into(), addr, force_raw: on("force-raw") }
+    } else if let Some(addr) = addr.filter(|addr| *addr != 0 || cpu.is_some()) {
+        if cpu.is_none() {
+            return refused("cpu_num must be specified when setting a program counter");
+        }
+        LoaderWhat::ProgramCounter { addr }
+    } else {
+        return refused("please include valid arguments");
+    };
+    let cpu_num = match cpu {
+        None => None,
+        Some(number) => match u32::try_from(number) {
+            Ok(number) if number < cpus => Some(number),
+            _ => return refused(format!("Specified boot CPU#{number} is nonexistent")),
+        },
+    };
+    Ok(LoaderSpec { what, cpu_num, origin: device.origin.clone() })
+}
+
+/// `-global`: `driver.property=value`, or the three by name.
+pub fn global(text: &str) -> Result<GlobalSpec, OptionError> {
+    if let Some((path, text)) = text.split_once('=')
+        && let Some((driver, property)) = path.split_once('.')
+        && !driver.is_empty()
+        && !property.contains(['.', ','])
+    {
+        return Ok(GlobalSpec {
+            driver: driver.into(),
+            property: property.into(),
+            value: text.into(),
+        });
+    }
+    let mut opts = Opts::parse(text, None);
+    let parts = (opts.take("driver"), opts.take("property"), opts.take("value"));
+    opts.finish()?;
+    match parts {
+        (Some(driver), Some(property), Some(value)) => Ok(GlobalSpec { driver, property, value }),
+        _ => refused("Invalid 'global': needs driver.property=value"),
+    }
+}
+
+/// `-fw_cfg`.
+pub fn fw_cfg(
+    text: &str,
+    origin: &str,
+    items: &mut Vec<FwCfgSpec>,
+    warnings: &mut Vec<String>,
+) -> Result<(), OptionError> {
+    let mut opts = Opts::parse(text, Some("name"));
+    let name = opts.take("name").filter(|name| !name.is_empty());
+    let file = opts.take("file").filter(|file| !file.is_empty());
+    let string = opts.take("string").filter(|string| !string.is_empty());
+    let generated = opts.take("gen_id").filter(|id| !id.is_empty());
+    opts.finish()?;
+    let (name, content) = match (name, file, string, generated) {
+        (Some(name), Some(file), None, None) => (name, FwCfgContent::File(file.into())),
+        (Some(name), None, Some(string), None) => (name, FwCfgContent::String(string)),
+        (Some(_), None, None, Some(id)) => return refused(format!("Cannot find object ID '{id}'")),
+        _ => return refused("name, plus exactly one of file, string and gen_id, are needed"),
+    };
+    if name.len() > FW_CFG_NAME_MAX {
+        return refused(format!("name too long (max. {FW_CFG_NAME_MAX} char)"));
+    }
+    if items.iter().any(|item| item.name == name) {
+        return refused(format!("duplicate fw_cfg file name: {name}"));
+    }
+    if !name.starts_with("opt/") {
+        warnings.push(format!(
+            "{origin}: warning: externally provided fw_cfg item names should be prefixed with \
+             \"opt/\""
+        ));
+    }
+    items.push(FwCfgSpec { name, content, origin: origin.into() });
+    Ok(())
+}
+
+fn device_help() -> String {
+    let mut text = String::new();
+    let mut category = "";
+    for model in MODELS {
+        if model.category != category {
+            let gap = if category.is_empty() { "" } else { "\n" };
+            let _ = writeln!(text, "{gap}{}:", model.category);
+            category = model.category;
+        }
+        let bus = if model.bus.is_empty() { String::new() } else { format!(", bus {}", model.bus) };
+        let _ = writeln!(text, "name \"{}\"{bus}", model.name);
+    }
+    text
+}
+
+fn model_help(model: &Model) -> String {
+    if model.properties.is_empty() {
+        return format!("There are no options for {}.\n", model.name);
+    }
+    let mut text = format!("{} options:\n", model.name);
+    for Property { name, kind, description } in model.properties {
+        let left = format!("{name}=<{}>", kind.name());
+        let _ = writeln!(text, "  {left:<22} - {description}");
+    }
+    text
+}

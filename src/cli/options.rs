@@ -1,0 +1,289 @@
+//! The table of options: name, argument, heading and help text of each, as a [`clap::Command`],
+//! and what is refused because the machine has nothing that it could apply to.
+
+use clap::{Arg, ArgAction, Command};
+
+/// A row of the table.
+struct Row {
+    /// The name, and its synonyms after `|`.
+    names: &'static str,
+    /// How the argument is shown in the help; empty for a flag.
+    value: &'static str,
+    help: &'static str,
+}
+
+const fn row(names: &'static str, value: &'static str, help: &'static str) -> Row {
+    Row { names, value, help }
+}
+
+/// Options that do what their help says, under QEMU's headings.
+const OPTIONS: &[(&str, &[Row])] = &[
+    (
+        "Standard options",
+        &[
+            row("h|help", "", "show this text and exit"),
+            row("version", "", "show the version and exit"),
+            row(
+                "machine|M",
+                "[type=]virt[,prop=value...]",
+                "machine to emulate ('-machine help' lists them)\n\
+                 accel=NAME selects the accelerator: tcg (or jit), interp\n\
+                 aclint=on|off ACLINT in place of CLINT (default off)\n\
+                 dumpdtb=FILE write the device tree to FILE and exit\n\
+                 memory-backend=ID object that is the RAM",
+            ),
+            row("cpu", "model[,feature=on|off...]", "hart model ('-cpu help' lists them)"),
+            row(
+                "accel",
+                "name[,prop=value...]",
+                "how guest code runs ('-accel help' lists them)\n\
+                 tb-size=N code cache in MiB (tcg)\n\
+                 one-insn-per-tb=on|off one block a guest instruction (tcg)",
+            ),
+            row(
+                "smp",
+                "[cpus=]n[,maxcpus=n][,sockets=n][,cores=n][,threads=n]",
+                "number and topology of harts (default 1)",
+            ),
+            row("m", "[size=]N", "RAM, in MiB or with a suffix k, M, G, T (default 128M)"),
+            row("boot", "[order=]drives[,menu=on|off][,strict=on|off]", "boot preferences"),
+            row("name", "text[,process=text][,debug-threads=on|off]", "name of the guest"),
+            row("uuid", "UUID", "identity of the machine"),
+            row("fw_cfg", "[name=]name,file=FILE|string=TEXT", "item for the guest's fw_cfg"),
+            row(
+                "device",
+                "driver[,prop=value...]",
+                "add a device ('-device help' lists them, '-device NAME,help' its properties)",
+            ),
+            row("global", "driver.property=value", "default of a property of a driver"),
+            row(
+                "object",
+                "type,id=ID[,prop=value...]",
+                "add an object ('-object help' lists them)",
+            ),
+            row("overcommit", "[mem-lock=off][,cpu-pm=off]", "only 'off' is available"),
+        ],
+    ),
+    (
+        "Block device options",
+        &[
+            row(
+                "drive",
+                "[file=FILE][,if=none|virtio][,format=raw][,id=ID]...",
+                "disk image\n\
+                 index=N readonly=on|off discard=ignore|unmap\n\
+                 cache=writethrough|writeback|none|directsync|unsafe\n\
+                 werror=ignore|stop|report|enospc rerror=ignore|stop|report",
+            ),
+            row("hda", "FILE", "image of disk 0"),
+            row("hdb", "FILE", "image of disk 1"),
+            row("hdc", "FILE", "image of disk 2"),
+            row("hdd", "FILE", "image of disk 3"),
+        ],
+    ),
+    (
+        "Display options",
+        &[
+            row("display", "none", "there is no graphical output"),
+            row(
+                "nographic",
+                "",
+                "serial port and monitor share standard input and output (the default\n\
+                 without -display none)",
+            ),
+            row("vga", "none", "there is no graphics card"),
+        ],
+    ),
+    (
+        "Network options",
+        &[row("nic", "none", "no network card"), row("net", "none", "no network card")],
+    ),
+    (
+        "Character device options",
+        &[row(
+            "chardev",
+            "type,id=ID[,mux=on|off][,logfile=FILE][,logappend=on|off][,prop=value...]",
+            "add a character device ('-chardev help' lists the types)\n\
+             null | stdio[,signal=on|off] | pty[,path=LINK]\n\
+             file,path=FILE[,input-path=FILE][,append=on|off] | pipe,path=FILE\n\
+             ringbuf[,size=N] | mux,chardev=ID\n\
+             socket,path=FILE|host=HOST,port=PORT|fd=N[,server=on|off][,wait=on|off]\n\
+             [,nodelay=on|off][,reconnect-ms=N][,to=PORT][,ipv4=on|off][,ipv6=on|off]",
+        )],
+    ),
+    (
+        "Boot image options",
+        &[
+            row("bios", "none|default|FILE", "firmware; by default an SBI in the emulator"),
+            row("kernel", "FILE", "kernel: Image, gzipped Image or ELF"),
+            row("append", "TEXT", "kernel command line"),
+            row("initrd", "FILE", "initial RAM disk"),
+            row("dtb", "FILE", "device tree in place of the generated one"),
+        ],
+    ),
+    (
+        "Debug and expert options",
+        &[
+            row(
+                "serial",
+                "DEV",
+                "connect the serial port to a character device:\n\
+                 stdio, mon:stdio, null, none, pty, vc, chardev:ID, file:FILE, pipe:FILE,\n\
+                 tcp:HOST:PORT[,server=on]..., unix:FILE[,server=on]...",
+            ),
+            row("parallel", "none|null", "there is no parallel port"),
+            row("monitor", "DEV", "monitor for a person on DEV (as -serial)"),
+            row("qmp", "DEV", "monitor for a program (QMP) on DEV"),
+            row("qmp-pretty", "DEV", "as -qmp, indented"),
+            row(
+                "mon",
+                "[chardev=]ID[,mode=readline|control][,pretty=on|off]",
+                "monitor on a character device",
+            ),
+            row("pidfile", "FILE", "write the process id to FILE"),
+            row("S", "", "do not start the harts (type 'c' at the monitor)"),
+            row("d", "item[,item...]", "log these ('-d help' lists them)"),
+            row("D", "FILE", "write the log to FILE, not to standard error"),
+            row("L", "DIR", "look for firmware in DIR too"),
+            row("gdb", "none", "there is no gdb stub"),
+            row("no-reboot", "", "exit where the guest would reboot"),
+            row("no-shutdown", "", "pause where the guest would power off"),
+            row(
+                "action",
+                "event=action[,event=action...]",
+                "reboot=reset|shutdown\n\
+                 shutdown=poweroff|pause\n\
+                 panic=pause|shutdown|exit-failure|none\n\
+                 watchdog=reset|shutdown|poweroff|inject-nmi|pause|debug|none",
+            ),
+            row("rtc", "[base=utc|localtime|DATE][,clock=host|rt|vm]", "the guest's clock"),
+            row("msg", "[timestamp=on|off][,guest-name=on|off]", "how messages are written"),
+            row("daemonize", "", "run in the background once ready"),
+            row("sandbox", "off", "there is no system-call filter"),
+            row("nodefaults", "", "no default serial port connection or monitor"),
+            row("no-user-config", "", "there are no configuration files"),
+        ],
+    ),
+];
+
+/// Options of QEMU that are understood but refused: (names, takes an argument, why).
+const REFUSED: &[(&str, bool, &str)] = &[
+    ("add-fd", true, "descriptor sets are not available"),
+    ("audio|audiodev", true, "the machine has no sound device"),
+    ("blockdev", true, "block nodes are not available; use -drive"),
+    ("cdrom", true, "the machine has no CD-ROM drive; use -drive with if=virtio"),
+    ("compat", true, "compatibility policies are not available"),
+    ("dfilter", true, "the log cannot be filtered by address"),
+    ("enable-kvm", false, "invalid accelerator kvm; '-accel help' lists the valid ones"),
+    ("fda|fdb", true, "the machine has no floppy drive"),
+    ("fsdev|virtfs", true, "file system devices are not available"),
+    ("full-screen", false, "there is no graphical output"),
+    ("icount", true, "instruction counting is not available"),
+    ("incoming", true, "migration is not available"),
+    ("iscsi", true, "iSCSI is not available"),
+    ("jitdump|perfmap", false, "maps of translated code are not available"),
+    ("k", true, "keyboard layouts belong to graphical displays, and there is none"),
+    ("loadvm", true, "snapshots are not available"),
+    ("mem-path", true, "RAM in a file is not available"),
+    ("mem-prealloc", false, "RAM is allocated when it is touched"),
+    ("mtdblock|sd|pflash", true, "flash images are not available"),
+    ("netdev", true, "network devices are not available; only -nic none"),
+    ("numa", true, "NUMA nodes are not available"),
+    ("only-migratable", false, "migration is not available"),
+    ("plugin", true, "plugins are not available"),
+    ("preconfig", false, "the machine cannot be configured at run time"),
+    ("readconfig", true, "configuration files are not available"),
+    ("run-with", true, "async-teardown, chroot, exit-with-parent and user are not available"),
+    ("s", false, "the gdb stub is not available"),
+    ("seed", true, "a seed for random numbers is not available"),
+    ("semihosting", false, "semihosting is not available"),
+    ("semihosting-config", true, "semihosting is not available"),
+    ("set", true, "write the property where the item is defined"),
+    ("smbios", true, "the machine has no SMBIOS tables"),
+    ("snapshot", false, "temporary overlays are not available"),
+    ("spice|vnc", true, "there is no graphical output; use -display none"),
+    ("tpmdev", true, "the machine has no TPM"),
+    ("trace", true, "trace events are not available; '-d help' lists log items"),
+    ("usb", false, "the machine has no USB controller"),
+    ("usbdevice", true, "the machine has no USB controller"),
+    ("watchdog-action", true, "use -action watchdog="),
+    ("xen-domid|xen-attach", true, "Xen is not available"),
+];
+
+/// Marks, in the argument's value name, an option that takes no argument.
+const FLAG: &str = "-";
+
+fn argument(names: &'static str, takes_value: bool) -> Arg {
+    let mut names = names.split('|');
+    let first = names.next().unwrap_or_default();
+    Arg::new(first)
+        .long(first)
+        .visible_aliases(names.collect::<Vec<_>>())
+        .action(ArgAction::Append)
+        .require_equals(true)
+        .allow_hyphen_values(true)
+        .value_name(if takes_value { "value" } else { FLAG })
+}
+
+/// The command: every option takes its argument as `--name=argument`; `super::argv` brings a
+/// command line into that form (a flag has the empty argument).
+pub fn command() -> Command {
+    let mut command = Command::new("understudy")
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .no_binary_name(true);
+    for (heading, rows) in OPTIONS {
+        for row in *rows {
+            command = command.arg(
+                argument(row.names, !row.value.is_empty()).help_heading(*heading).help(row.help),
+            );
+        }
+    }
+    for (names, takes_value, _) in REFUSED {
+        command = command.arg(argument(names, *takes_value).hide(true));
+    }
+    command
+}
+
+/// Whether an option of [`command`] takes an argument.
+pub fn takes_value(arg: &Arg) -> bool {
+    arg.get_value_names().and_then(|names| names.first()).is_none_or(|name| name != FLAG)
+}
+
+/// Why an option is refused, by its first name.
+pub fn refusal(name: &str) -> Option<&'static str> {
+    REFUSED.iter().find(|(names, ..)| names.split('|').next() == Some(name)).map(|row| row.2)
+}
+
+/// The text of `-help`.
+pub fn help(program: &str) -> String {
+    let mut text = format!("{}usage: {program} [options] [disk_image]\n", version());
+    text.push_str("\nWithout any option, a small guest of understudy's own is run.\n");
+    for (heading, rows) in OPTIONS {
+        text.push_str(&format!("\n{heading}:\n"));
+        for row in *rows {
+            let names: Vec<_> = row.names.split('|').map(|name| format!("-{name}")).collect();
+            let usage = format!("{} {}", names.join(" or "), row.value);
+            let usage = usage.trim_end();
+            let mut lines = row.help.lines();
+            match lines.next() {
+                Some(line) if usage.len() < 16 => text.push_str(&format!("{usage:<16}{line}\n")),
+                Some(line) => text.push_str(&format!("{usage}\n{:16}{line}\n", "")),
+                None => text.push_str(&format!("{usage}\n")),
+            }
+            for line in lines {
+                text.push_str(&format!("{:16}{line}\n", ""));
+            }
+        }
+    }
+    text.push_str("\nWith -nographic, type 'ctrl-a h' for the keys of the console multiplexer.\n");
+    text
+}
+
+/// The text of `-version`.
+pub fn version() -> String {
+    format!(
+        "understudy {} (stands in for QEMU emulator version 10.0.2)\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
