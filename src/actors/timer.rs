@@ -18,7 +18,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
@@ -58,11 +58,12 @@ pub struct TimerFired {
 #[error("more than {SLOTS} timers")]
 pub struct TooManyTimers;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
     /// Virtual nanoseconds; `NEVER` when disarmed.
     deadline: AtomicU64,
-    /// Set once, by `register`.
+    taken: AtomicBool,
+    /// Set once, by `TimerPort::connect`.
     outlet: OnceLock<Outlet<TimerFired>>,
 }
 
@@ -103,7 +104,7 @@ impl Timers {
         failure: Outlet<ActorFailed>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let slots = (0..SLOTS)
-            .map(|_| Slot { deadline: AtomicU64::new(NEVER), outlet: OnceLock::new() })
+            .map(|_| Slot { deadline: AtomicU64::new(NEVER), ..Slot::default() })
             .collect();
         let shared =
             Arc::new(Shared { slots, next_wake: AtomicU64::new(0), thread: OnceLock::new() });
@@ -120,10 +121,20 @@ impl Timers {
         Ok((Self { shared, addr }, thread))
     }
 
-    /// Take a slot whose deadlines are told to `outlet`.
-    pub fn register(&self, outlet: Outlet<TimerFired>) -> Result<u32, TooManyTimers> {
-        let free = self.shared.slots.iter().position(|s| s.outlet.set(outlet.clone()).is_ok());
-        free.map(|slot| slot as u32).ok_or(TooManyTimers)
+    /// Take a slot, to be connected by the device that gets it.
+    pub fn reserve(&self) -> Result<TimerPort, TooManyTimers> {
+        let mut slots = self.shared.slots.iter();
+        let free = slots.position(|s| !s.taken.swap(true, Ordering::SeqCst));
+        Ok(TimerPort {
+            slot: free.ok_or(TooManyTimers)? as u32,
+            arm: self.arm_outlet(),
+            shared: Some(Arc::clone(&self.shared)),
+        })
+    }
+
+    /// Take a slot whose deadlines are told to `fired`.
+    pub fn register(&self, fired: Outlet<TimerFired>) -> Result<TimerLine, TooManyTimers> {
+        Ok(self.reserve()?.connect(fired))
     }
 
     /// Where to send `ArmTimer`.
@@ -140,6 +151,51 @@ impl Timers {
     /// The actor's life-cycle side.
     pub fn lifecycle(&self) -> Lifecycle {
         Lifecycle::of("timer", &self.addr)
+    }
+}
+
+/// A slot on its way to the device that will use it: the wiring reserves it, the device connects
+/// it once it has an address.
+#[derive(Debug)]
+pub struct TimerPort {
+    slot: u32,
+    arm: Outlet<ArmTimer>,
+    /// `None` when a test plays the timer.
+    shared: Option<Arc<Shared>>,
+}
+
+impl TimerPort {
+    /// Slot 0 of a timer played by a test, which sees `ArmTimer` and sends `TimerFired` itself.
+    pub fn played_by(arm: Outlet<ArmTimer>) -> Self {
+        Self { slot: 0, arm, shared: None }
+    }
+
+    /// Say where the slot's `TimerFired` goes.
+    pub fn connect(self, fired: Outlet<TimerFired>) -> TimerLine {
+        let slot = self.shared.iter().find_map(|s| s.slots.get(self.slot as usize));
+        if let Some(slot) = slot {
+            let _ = slot.outlet.set(fired);
+        }
+        TimerLine { slot: self.slot, arm: self.arm }
+    }
+}
+
+/// A connected slot.
+#[derive(Debug, Clone)]
+pub struct TimerLine {
+    slot: u32,
+    arm: Outlet<ArmTimer>,
+}
+
+impl TimerLine {
+    /// Arm to a deadline in virtual nanoseconds, replacing the one it had; `None` disarms.
+    pub fn arm(&self, deadline_ns: Option<u64>) {
+        self.arm.send(ArmTimer { slot: self.slot, deadline_ns });
+    }
+
+    /// The slot's number, as `TimerFired` carries it.
+    pub fn slot(&self) -> u32 {
+        self.slot
     }
 }
 
@@ -268,7 +324,8 @@ mod tests {
     fn fires_in_order_of_deadline_once_each() {
         let Rig { clock, timers, thread, failure } = rig();
         let fired = Probe::new();
-        let slots: Vec<u32> = (0..3).map(|_| timers.register(fired.outlet()).unwrap()).collect();
+        let slots: Vec<u32> =
+            (0..3).map(|_| timers.register(fired.outlet()).unwrap().slot()).collect();
         let arm = timers.arm_outlet();
         for (slot, ms) in [(slots[0], 30), (slots[1], 10), (slots[2], 20)] {
             arm.send(ArmTimer { slot, deadline_ns: Some(ms * MS) });
@@ -294,18 +351,17 @@ mod tests {
         clock.start();
         timers.addr().do_send(Resume);
         let fired = Probe::new();
-        let slot = timers.register(fired.outlet()).unwrap();
-        let arm = timers.arm_outlet();
+        let timer = timers.register(fired.outlet()).unwrap();
         let hour = 3600 * 1000 * MS;
-        arm.send(ArmTimer { slot, deadline_ns: Some(hour) });
+        timer.arm(Some(hour));
         std::thread::sleep(Duration::from_millis(5));
         let soon = clock.now_ns() + 5 * MS;
-        arm.send(ArmTimer { slot, deadline_ns: Some(soon) });
+        timer.arm(Some(soon));
         assert_eq!(fired.expect_within(LONG).deadline_ns, soon);
 
         clock.stop();
         let stopped = clock.now_ns();
-        arm.send(ArmTimer { slot, deadline_ns: Some(stopped + MS) });
+        timer.arm(Some(stopped + MS));
         timers.addr().do_send(Pause);
         std::thread::sleep(Duration::from_millis(20));
         assert!(fired.take().is_empty());
@@ -324,12 +380,11 @@ mod tests {
         clock.start();
         timers.addr().do_send(Resume);
         let fired = Probe::new();
-        let slot = timers.register(fired.outlet()).unwrap();
-        let arm = timers.arm_outlet();
+        let timer = timers.register(fired.outlet()).unwrap();
         let begin = Instant::now();
         for i in 0..2000 {
-            arm.send(ArmTimer { slot, deadline_ns: Some(u64::MAX - 1) });
-            arm.send(ArmTimer { slot, deadline_ns: Some(clock.now_ns() + i % 3 * 1000) });
+            timer.arm(Some(u64::MAX - 1));
+            timer.arm(Some(clock.now_ns() + i % 3 * 1000));
             fired.expect_within(LONG);
         }
         assert!(begin.elapsed() < LONG);
@@ -341,8 +396,7 @@ mod tests {
     fn a_receiver_that_panics_is_reported() {
         let Rig { clock, timers, thread, failure } = rig();
         clock.start();
-        let slot = timers.register(Outlet::fold(|_| panic!("no such hart"))).unwrap();
-        timers.arm_outlet().send(ArmTimer { slot, deadline_ns: Some(0) });
+        timers.register(Outlet::fold(|_| panic!("no such hart"))).unwrap().arm(Some(0));
         timers.addr().do_send(Resume);
         assert_eq!(failure.expect_within(LONG).reason, "no such hart");
         thread.join().unwrap();

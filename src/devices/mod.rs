@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod finisher;
+pub mod irq;
