@@ -5,6 +5,7 @@ pub mod clock;
 pub mod devicetree;
 pub mod fdt;
 pub mod firmware;
+pub mod loader;
 pub mod memory;
 pub mod memory_map;
 pub mod message;
