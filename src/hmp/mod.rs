@@ -1,1 +1,18 @@
+//! HMP: the human monitor. It edits lines, parses them into the typed commands and messages of
+//! `crate::qmp`, and renders the replies; it decides nothing itself.
+#![forbid(unsafe_code)]
 
+pub mod arguments;
+pub mod command;
+pub mod complete;
+mod control;
+pub mod expression;
+mod inspect;
+mod memory;
+mod page_table;
+pub mod readline;
+mod registers;
+pub mod session;
+pub mod state;
+mod table;
+mod tree;

@@ -1,0 +1,296 @@
+//! The arguments of HMP commands: each command describes what it takes, and a line is read
+//! against that description.
+
+use std::collections::HashMap;
+
+use super::expression::{Lookup, evaluate};
+use super::state::HmpState;
+
+/// Longest string argument, in bytes.
+const MAX_STRING: usize = 1023;
+
+/// What an argument is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `-f`.
+    Flag(char),
+    /// A word, or a quoted string with escapes.
+    Text,
+    /// The same, called a file name in errors.
+    File,
+    /// A word that names a monitor command (completed as such).
+    CommandName,
+    /// An expression whose value fits 32 bits.
+    Int,
+    /// A 64-bit expression.
+    Long,
+    /// `/fmt`.
+    Format,
+}
+
+/// One argument of a command.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub optional: bool,
+}
+
+/// An argument that must be there (a flag never must).
+pub const fn required(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, optional: false }
+}
+
+/// An argument that may be left out.
+pub const fn optional(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, optional: true }
+}
+
+/// `/4xw`: how many, how shown, how wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    pub count: u64,
+    /// One of `o d u x i c`.
+    pub letter: u8,
+    /// Bytes an item; what `i` says of it means nothing.
+    pub size: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Parsed {
+    Flag,
+    Text(String),
+    Number(i64),
+    Format(Format),
+}
+
+/// The arguments of one line.
+#[derive(Debug, Default)]
+pub struct Arguments(HashMap<&'static str, Parsed>);
+
+impl Arguments {
+    /// Whether a flag was given.
+    pub fn flag(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// A string argument.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.0.get(name) {
+            Some(Parsed::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// An integer argument.
+    pub fn number(&self, name: &str) -> Option<i64> {
+        match self.0.get(name) {
+            Some(Parsed::Number(n)) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// A format argument.
+    pub fn format(&self, name: &str) -> Option<Format> {
+        match self.0.get(name) {
+            Some(Parsed::Format(format)) => Some(*format),
+            _ => None,
+        }
+    }
+}
+
+/// Read `line` (what follows the command's name) against a description. The error is the text to
+/// print. A `/fmt` becomes the default of later ones.
+pub fn parse(
+    command: &str,
+    description: &[Argument],
+    line: &str,
+    state: &mut HmpState,
+    register: Lookup<'_>,
+) -> Result<Arguments, String> {
+    let mut arguments = Arguments::default();
+    let mut rest = line.trim_start();
+    for argument in description {
+        let (parsed, after) = match argument.kind {
+            Kind::Flag(letter) => match rest.strip_prefix('-') {
+                None => (None, rest),
+                Some(option) => match option.strip_prefix(letter) {
+                    Some(after) => (Some(Parsed::Flag), after),
+                    None if is_flag(option, description) => (None, rest),
+                    None => {
+                        let given = option.chars().next().unwrap_or_default();
+                        return Err(format!("{command}: unsupported option -{given}"));
+                    }
+                },
+            },
+            _ if rest.is_empty() && argument.optional => (None, rest),
+            Kind::Text | Kind::File | Kind::CommandName => match string(rest) {
+                Ok((text, after)) => (Some(Parsed::Text(text)), after),
+                Err(reason) => {
+                    let what = if argument.kind == Kind::File { "filename" } else { "string" };
+                    return Err(format!("{reason}{command}: {what} expected"));
+                }
+            },
+            Kind::Int | Kind::Long => {
+                let (value, after) = evaluate(rest, register)?;
+                if argument.kind == Kind::Int && value >> 32 != 0 {
+                    let sentence = "integer is for 32-bit values";
+                    return Err(format!("'{command}' has failed: {sentence}"));
+                }
+                (Some(Parsed::Number(value)), after)
+            }
+            Kind::Format => {
+                let (format, after) = format(rest, state)?;
+                (Some(Parsed::Format(format)), after)
+            }
+        };
+        if let Some(parsed) = parsed {
+            arguments.0.insert(argument.name, parsed);
+        }
+        rest = after.trim_start();
+    }
+    match rest.is_empty() {
+        true => Ok(arguments),
+        false => Err(format!("{command}: extraneous characters at the end of line")),
+    }
+}
+
+fn is_flag(option: &str, description: &[Argument]) -> bool {
+    let given = option.chars().next();
+    description.iter().any(|a| matches!(a.kind, Kind::Flag(letter) if Some(letter) == given))
+}
+
+/// A word or a quoted string; the error is what is printed before "string expected".
+fn string(text: &str) -> Result<(String, &str), String> {
+    let mut out = String::new();
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(char::is_whitespace).unwrap_or(text.len());
+        out.push_str(&text[..end]);
+        return if end == 0 { Err(String::new()) } else { Ok((clipped(out), &text[end..])) };
+    };
+    let mut chars = quoted.chars();
+    loop {
+        match chars.next() {
+            None => return Err("unterminated string\n".into()),
+            Some('"') => return Ok((clipped(out), chars.as_str())),
+            Some('\\') => match chars.next() {
+                Some('n') => out.push('\n'),
+                Some('r') => out.push('\r'),
+                Some(c @ ('\\' | '\'' | '"')) => out.push(c),
+                other => {
+                    let given = other.map(String::from).unwrap_or_default();
+                    return Err(format!("unsupported escape code: '\\{given}'\n"));
+                }
+            },
+            Some(c) => out.push(c),
+        }
+    }
+}
+
+fn clipped(mut text: String) -> String {
+    let end = (0..=MAX_STRING.min(text.len())).rev().find(|&i| text.is_char_boundary(i));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+fn format<'t>(text: &'t str, state: &mut HmpState) -> Result<(Format, &'t str), String> {
+    let Some(spec) = text.strip_prefix('/') else { return Ok((state.format(), text)) };
+    let digits = spec.find(|c: char| !c.is_ascii_digit()).unwrap_or(spec.len());
+    let count = match digits {
+        0 => 1,
+        _ => spec[..digits].parse().map_err(|_| "number too large")?,
+    };
+    let (mut letter, mut size) = (None, None);
+    let mut rest = &spec[digits..];
+    while let Some(c) = rest.bytes().next() {
+        match c {
+            b'o' | b'd' | b'u' | b'x' | b'i' | b'c' => letter = Some(c),
+            b'b' => size = Some(1),
+            b'h' => size = Some(2),
+            b'w' => size = Some(4),
+            b'g' | b'L' => size = Some(8),
+            _ => break,
+        }
+        rest = &rest[1..];
+    }
+    if let Some(c) = rest.chars().next().filter(|c| !c.is_whitespace()) {
+        return Err(format!("invalid char in format: '{c}'"));
+    }
+    state.letter = letter.unwrap_or(state.letter);
+    if state.letter != b'i' {
+        state.size = size.unwrap_or(state.size);
+    }
+    Ok((Format { count, ..state.format() }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_qemu_reads_them() {
+        const REGISTERS: &[Argument] =
+            &[required("all", Kind::Flag('a')), optional("vcpu", Kind::Int)];
+        const SAVE: &[Argument] = &[
+            required("val", Kind::Long),
+            required("size", Kind::Int),
+            required("file", Kind::Text),
+        ];
+        const DUMP: &[Argument] = &[required("fmt", Kind::Format), required("addr", Kind::Long)];
+        for (name, description, line, expected) in [
+            ("registers", REGISTERS, "", ""),
+            ("registers", REGISTERS, "-a", "all=Flag"),
+            ("registers", REGISTERS, "-x", "registers: unsupported option -x"),
+            ("registers", REGISTERS, "3", "vcpu=Number(3)"),
+            ("registers", REGISTERS, "1 -a", "invalid char 'a' in expression"),
+            ("registers", REGISTERS, "1 1", "registers: extraneous characters at the end of line"),
+            ("memsave", SAVE, "0 16 /tmp/x", "invalid char 't' in expression"),
+            (
+                "memsave",
+                SAVE,
+                r#"0 16 "a \"b" "#,
+                r#"file=Text("a \"b") size=Number(16) val=Number(0)"#,
+            ),
+            ("memsave", SAVE, r#"0 16 "a"#, "unterminated string\nmemsave: string expected"),
+            (
+                "memsave",
+                SAVE,
+                r#"0 16 "\q"#,
+                "unsupported escape code: '\\q'\nmemsave: string expected",
+            ),
+            (
+                "memsave",
+                SAVE,
+                "0 0x100000000 x",
+                "'memsave' has failed: integer is for 32-bit values",
+            ),
+            ("memsave", SAVE, "1", "unexpected end of expression"),
+            (
+                "x",
+                DUMP,
+                "/3xb 7",
+                "addr=Number(7) fmt=Format(Format { count: 3, letter: 120, size: 1 })",
+            ),
+            (
+                "x",
+                DUMP,
+                "/i 7",
+                "addr=Number(7) fmt=Format(Format { count: 1, letter: 105, size: 1 })",
+            ),
+            ("x", DUMP, "/y 7", "invalid char in format: 'y'"),
+            ("x", DUMP, "/99999999999999999999x 7", "number too large"),
+        ] {
+            let mut state = HmpState { size: 1, ..Default::default() };
+            let found = match parse(name, description, line, &mut state, &|_| None) {
+                Err(error) => error,
+                Ok(arguments) => {
+                    let mut list: Vec<_> =
+                        arguments.0.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
+                    list.sort();
+                    list.join(" ")
+                }
+            };
+            assert_eq!(found, expected, "{name} {line}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! From a line to a command's handler.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::arguments::{self, Argument, Arguments};
+use super::registers;
+use super::state::HmpState;
+use super::table::COMMANDS;
+use crate::machine::message::{HartSnapshot, QueryHart, ReadMemory};
+use crate::qmp::error::QmpError;
+use crate::qmp::link::Services;
+
+/// A reply never grows beyond this many bytes.
+const OUTPUT_LIMIT: usize = 4 << 20;
+
+/// A command of the human monitor.
+#[derive(Debug)]
+pub struct HmpCommand {
+    /// The name and its alternatives, `cont|c`.
+    pub names: &'static str,
+    pub arguments: &'static [Argument],
+    /// The arguments as help shows them.
+    pub parameters: &'static str,
+    pub help: &'static str,
+    pub action: Action,
+}
+
+/// What a command does.
+#[derive(Debug)]
+pub enum Action {
+    Run(for<'a> fn(&'a mut Call) -> Running<'a>),
+    /// Sub-commands, looked up by the next word; without one they are listed.
+    Table(&'static [HmpCommand]),
+}
+
+/// A handler at work; an error is printed after `Error: `.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<(), QmpError>> + 'a>>;
+
+impl HmpCommand {
+    /// Whether `name` is one of its names.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.names.split('|').any(|own| own == name)
+    }
+}
+
+/// A command being executed.
+#[derive(Debug)]
+pub struct Call {
+    pub services: Arc<Services>,
+    pub state: HmpState,
+    pub arguments: Arguments,
+    /// Lines end `\n` here.
+    pub out: String,
+    /// The command ends the process: no prompt follows.
+    pub ends: bool,
+}
+
+impl Call {
+    /// A copy of a hart's state.
+    pub async fn hart(&self, cpu: u32) -> Result<HartSnapshot, QmpError> {
+        let peer = &self.services.link.query_hart;
+        self.services.ask(peer, "hart state", QueryHart { cpu }).await
+    }
+
+    /// Guest memory; `None` where there is none, an error when the machine does not answer.
+    pub async fn read(&self, request: ReadMemory) -> Result<Option<Vec<u8>>, QmpError> {
+        self.services.try_read("memory", request).await
+    }
+
+    /// True when the output has reached its limit; says so in it.
+    pub fn is_full(&mut self) -> bool {
+        if self.out.len() < OUTPUT_LIMIT {
+            return false;
+        }
+        self.out.push_str("(output ends here: too long)\n");
+        true
+    }
+}
+
+/// What a line printed, and what is to be remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HumanReply {
+    /// Lines end `\n`.
+    pub text: String,
+    pub state: HmpState,
+    pub ends: bool,
+}
+
+/// Execute a line.
+pub async fn execute(services: &Arc<Services>, state: HmpState, line: &str) -> HumanReply {
+    let services = Arc::clone(services);
+    let mut call =
+        Call { services, state, arguments: Arguments::default(), out: String::new(), ends: false };
+    run(&mut call, line).await;
+    HumanReply { text: call.out, state: call.state, ends: call.ends }
+}
+
+async fn run(call: &mut Call, line: &str) {
+    if line.trim().is_empty() {
+        return;
+    }
+    let (command, rest) = match find(line) {
+        Ok(found) => found,
+        Err(typed) => return call.out.push_str(&format!("unknown command: '{typed}'\n")),
+    };
+    let Action::Run(handler) = &command.action else {
+        return super::control::list(&mut call.out, &[line.trim()]);
+    };
+    let needs_registers = rest.contains('$');
+    let snapshot = if needs_registers { call.hart(call.state.cpu).await.ok() } else { None };
+    let register = |name: &str| snapshot.as_ref().and_then(|s| registers::value(s, name));
+    match arguments::parse(command.names, command.arguments, rest, &mut call.state, &register) {
+        Ok(arguments) => call.arguments = arguments,
+        Err(error) => {
+            let typed = line[..line.len() - rest.len()].trim_end();
+            let hint = format!("{error}\nTry \"help {typed}\" for more information\n");
+            return call.out.push_str(&hint);
+        }
+    }
+    if let Err(error) = handler(call).await {
+        call.out.push_str(&format!("Error: {error}\n"));
+    }
+}
+
+/// The command a line names and what follows the name; the error is what was typed as one.
+fn find(line: &str) -> Result<(&'static HmpCommand, &str), &str> {
+    let mut table = COMMANDS;
+    let mut rest = line;
+    loop {
+        let start = rest.trim_start();
+        let end = start.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(start.len());
+        let (name, after) = start.split_at(end);
+        let typed = &line[..line.len() - after.len()];
+        let command = table.iter().find(|command| command.is_called(name)).ok_or(typed)?;
+        match command.action {
+            Action::Table(inner) if !after.trim_start().is_empty() => {
+                table = inner;
+                rest = after;
+            }
+            _ => return Ok((command, after.trim_start())),
+        }
+    }
+}

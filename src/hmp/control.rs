@@ -1,0 +1,99 @@
+//! Commands that act on the machine or on the monitor, and help.
+
+use super::command::{Action, Call, HmpCommand};
+use super::table::COMMANDS;
+use crate::qmp::command::Command;
+use crate::qmp::commands::{machine, status};
+use crate::qmp::error::QmpError;
+use crate::qmp::link::{LOG_ITEMS, LogMask, SetLogMask};
+
+type Outcome = Result<(), QmpError>;
+
+pub(super) async fn cont(call: &mut Call) -> Outcome {
+    status::Cont {}.run(&call.services).await.map(drop)
+}
+
+pub(super) async fn stop(call: &mut Call) -> Outcome {
+    status::Stop {}.run(&call.services).await.map(drop)
+}
+
+pub(super) async fn system_reset(call: &mut Call) -> Outcome {
+    status::SystemReset {}.run(&call.services).await.map(drop)
+}
+
+pub(super) async fn system_powerdown(call: &mut Call) -> Outcome {
+    status::SystemPowerdown {}.run(&call.services).await.map(drop)
+}
+
+pub(super) async fn quit(call: &mut Call) -> Outcome {
+    status::Quit {}.run(&call.services).await?;
+    call.ends = true;
+    Ok(())
+}
+
+pub(super) async fn cpu(call: &mut Call) -> Outcome {
+    let index = call.arguments.number("index").unwrap_or_default();
+    let cpus = machine::QueryCpusFast {}.run(&call.services).await?;
+    match cpus.iter().find(|cpu| i64::from(cpu.cpu_index) == index) {
+        Some(cpu) => call.state.cpu = cpu.cpu_index,
+        None => call.out.push_str("invalid CPU index\n"),
+    }
+    Ok(())
+}
+
+pub(super) async fn log(call: &mut Call) -> Outcome {
+    match LogMask::parse(call.arguments.text("items").unwrap_or_default()) {
+        Ok(mask) if call.services.link.log.send(SetLogMask(mask)) => Ok(()),
+        Ok(_) => Err(QmpError::generic("The log has failed")),
+        Err(_) => {
+            log_items(&mut call.out);
+            Ok(())
+        }
+    }
+}
+
+fn log_items(out: &mut String) {
+    out.push_str("Log items (comma separated):\n");
+    out.push_str(&format!("{:<15} {}\n", "none", "log nothing"));
+    for (name, _, meaning) in LOG_ITEMS {
+        out.push_str(&format!("{name:<15} {meaning}\n"));
+    }
+}
+
+pub(super) async fn help(call: &mut Call) -> Outcome {
+    let arguments = &call.arguments;
+    let words: Vec<&str> =
+        [arguments.text("name"), arguments.text("item")].into_iter().flatten().collect();
+    match words.as_slice() {
+        ["log"] => log_items(&mut call.out),
+        words => list(&mut call.out, words),
+    }
+    Ok(())
+}
+
+/// Explain the command that `words` name, or list the table they lead to.
+pub(super) fn list(out: &mut String, words: &[&str]) {
+    let mut table = COMMANDS;
+    let mut prefix = String::new();
+    for (i, word) in words.iter().enumerate() {
+        let Some(command) = table.iter().find(|command| command.is_called(word)) else {
+            out.push_str(&format!("unknown command: '{}'\n", words[..=i].join(" ")));
+            return;
+        };
+        match command.action {
+            Action::Table(inner) => {
+                prefix.push_str(&format!("{word} "));
+                table = inner;
+            }
+            Action::Run(_) => return explain(out, &prefix, command),
+        }
+    }
+    for command in table {
+        explain(out, &prefix, command);
+    }
+}
+
+fn explain(out: &mut String, prefix: &str, command: &HmpCommand) {
+    let HmpCommand { names, parameters, help, .. } = command;
+    out.push_str(&format!("{prefix}{names} {parameters} -- {help}\n"));
+}

@@ -1,0 +1,60 @@
+//! The commands of the human monitor, in the order in which help lists them. The words are ours;
+//! names, parameters and their grammar are QEMU's.
+
+use super::arguments::{Kind, optional, required};
+use super::command::{Action, HmpCommand};
+use super::{control, inspect, memory, tree};
+
+macro_rules! run {
+    ($handler:path) => {
+        Action::Run(|call| Box::pin($handler(call)))
+    };
+}
+
+macro_rules! commands {
+    ($($names:literal, [$($argument:expr),*], $parameters:literal, $help:literal => $action:expr;)*) => {
+        &[$(HmpCommand {
+            names: $names,
+            arguments: &[$($argument),*],
+            parameters: $parameters,
+            help: $help,
+            action: $action,
+        }),*]
+    };
+}
+
+/// Every command.
+pub(super) const COMMANDS: &[HmpCommand] = commands! {
+    "cont|c", [], "", "let the guest run" => run!(control::cont);
+    "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
+    "help|?", [optional("name", Kind::CommandName), optional("item", Kind::Text)], "[cmd]", "list the commands, or explain one" => run!(control::help);
+    "info", [], "[subcommand]", "show one aspect of the machine" => Action::Table(INFO);
+    "log", [required("items", Kind::Text)], "item1[,...]", "log these items from now on ('log help' lists them)" => run!(control::log);
+    "memsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write virtual memory of the chosen CPU to a file" => run!(memory::memsave);
+    "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
+    "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
+    "quit|q", [], "", "end the emulator" => run!(control::quit);
+    "stop|s", [], "", "pause the guest" => run!(control::stop);
+    "system_powerdown", [], "", "ask the guest to power down" => run!(control::system_powerdown);
+    "system_reset", [], "", "reset the machine" => run!(control::system_reset);
+    "x", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show virtual memory of the chosen CPU" => run!(memory::x);
+    "xp", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show physical memory" => run!(memory::xp);
+};
+
+/// What `info` shows.
+const INFO: &[HmpCommand] = commands! {
+    "chardev", [], "", "character devices" => run!(inspect::chardev);
+    "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);
+    "jit", [], "", "what the translator has done" => run!(inspect::jit);
+    "kvm", [], "", "whether KVM is in use" => run!(inspect::kvm);
+    "mem", [], "", "virtual memory of the chosen CPU, mapping by mapping" => run!(inspect::mem);
+    "mtree", [required("flatview", Kind::Flag('f'))], "[-f]", "the physical address map (-f: as seen by the CPUs, without nesting)" => run!(tree::mtree);
+    "name", [], "", "the machine's name" => run!(inspect::name);
+    "qtree", [required("brief", Kind::Flag('b'))], "[-b]", "devices and buses (-b: without properties)" => run!(tree::qtree);
+    "registers", [required("all", Kind::Flag('a')), optional("vcpu", Kind::Int)], "[-a|vcpu]", "registers of the chosen CPU, of all (-a), or of one" => run!(inspect::registers);
+    "roms", [], "", "images loaded into guest memory" => run!(tree::roms);
+    "status", [], "", "whether the guest runs" => run!(inspect::status);
+    "tlb", [], "", "virtual memory of the chosen CPU, page by page" => run!(inspect::tlb);
+    "uuid", [], "", "the machine's UUID" => run!(inspect::uuid);
+    "version", [], "", "version of the emulator" => run!(inspect::version);
+};

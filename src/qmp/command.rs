@@ -1,0 +1,85 @@
+//! The command set: each command is a serde type with a handler, and one registry lists them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::commands::{human, introspect, machine, memory, status};
+use super::error::QmpError;
+use super::link::Services;
+use super::visit;
+
+/// A QMP command; the type's fields are its arguments.
+pub trait Command: DeserializeOwned + 'static {
+    const NAME: &'static str;
+    /// May be executed out of band.
+    const OUT_OF_BAND: bool = false;
+    type Return: Serialize;
+
+    fn run(self, services: &Arc<Services>) -> impl Future<Output = Result<Self::Return, QmpError>>;
+}
+
+/// The reply `{}`.
+#[derive(Debug, Serialize)]
+pub struct Empty {}
+
+/// A command's execution.
+pub type Execution = Pin<Box<dyn Future<Output = Result<Value, QmpError>>>>;
+
+/// A command as the registry holds it.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    pub out_of_band: bool,
+    /// Check the arguments and run.
+    pub start: fn(Map<String, Value>, Arc<Services>) -> Execution,
+}
+
+fn entry<C: Command>() -> Entry {
+    Entry { name: C::NAME, out_of_band: C::OUT_OF_BAND, start: start::<C> }
+}
+
+fn start<C: Command>(arguments: Map<String, Value>, services: Arc<Services>) -> Execution {
+    Box::pin(async move {
+        let command: C = visit::arguments(arguments)?;
+        let reply = command.run(&services).await?;
+        serde_json::to_value(reply).map_err(|error| QmpError::generic(error.to_string()))
+    })
+}
+
+/// Every command.
+pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+    vec![
+        entry::<introspect::QmpCapabilities>(),
+        entry::<introspect::QueryCommands>(),
+        entry::<introspect::QueryVersion>(),
+        entry::<human::HumanMonitorCommand>(),
+        entry::<machine::QueryChardev>(),
+        entry::<machine::QueryCpusFast>(),
+        entry::<machine::QueryCurrentMachine>(),
+        entry::<machine::QueryKvm>(),
+        entry::<machine::QueryMachines>(),
+        entry::<machine::QueryName>(),
+        entry::<machine::QueryTarget>(),
+        entry::<machine::QueryUuid>(),
+        entry::<memory::Memsave>(),
+        entry::<memory::Pmemsave>(),
+        entry::<status::Cont>(),
+        entry::<status::QueryStatus>(),
+        entry::<status::Quit>(),
+        entry::<status::SetAction>(),
+        entry::<status::Stop>(),
+        entry::<status::SystemPowerdown>(),
+        entry::<status::SystemReset>(),
+    ]
+});
+
+/// The command of this name.
+pub fn find(name: &str) -> Result<&'static Entry, QmpError> {
+    let found = REGISTRY.iter().find(|entry| entry.name == name);
+    found.ok_or_else(|| QmpError::not_found(format!("The command {name} has not been found")))
+}

@@ -1,0 +1,31 @@
+//! `human-monitor-command`: a line of HMP, its output as a string.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::memory::cpu_index;
+use crate::hmp;
+use crate::qmp::command::Command;
+use crate::qmp::error::QmpError;
+use crate::qmp::link::Services;
+
+/// `human-monitor-command`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HumanMonitorCommand {
+    command_line: String,
+    cpu_index: Option<i64>,
+}
+
+impl Command for HumanMonitorCommand {
+    const NAME: &'static str = "human-monitor-command";
+    type Return = String;
+
+    async fn run(self, services: &Arc<Services>) -> Result<String, QmpError> {
+        let cpu = cpu_index(services, self.cpu_index).await?;
+        let state = hmp::state::HmpState { cpu, ..Default::default() };
+        let reply = hmp::command::execute(services, state, &self.command_line).await;
+        Ok(reply.text.replace('\n', "\r\n"))
+    }
+}

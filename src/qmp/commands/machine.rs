@@ -1,0 +1,191 @@
+//! What the machine is: name, UUID, CPUs, machine types, character devices.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::message as vm;
+use crate::qmp::command::Command;
+use crate::qmp::error::QmpError;
+use crate::qmp::link::{CharDevice, MachineType, Services};
+
+/// QAPI `NameInfo`.
+#[derive(Debug, Serialize)]
+pub struct NameInfo {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// `query-name`.
+#[derive(Debug, Deserialize)]
+pub struct QueryName {}
+
+impl Command for QueryName {
+    const NAME: &'static str = "query-name";
+    type Return = NameInfo;
+
+    async fn run(self, services: &Arc<Services>) -> Result<NameInfo, QmpError> {
+        Ok(NameInfo { name: services.info.name.clone() })
+    }
+}
+
+/// QAPI `UuidInfo`.
+#[derive(Debug, Serialize)]
+pub struct UuidInfo {
+    #[serde(rename = "UUID")]
+    pub uuid: String,
+}
+
+/// `query-uuid`.
+#[derive(Debug, Deserialize)]
+pub struct QueryUuid {}
+
+impl Command for QueryUuid {
+    const NAME: &'static str = "query-uuid";
+    type Return = UuidInfo;
+
+    async fn run(self, services: &Arc<Services>) -> Result<UuidInfo, QmpError> {
+        let mut uuid = String::with_capacity(36);
+        for (i, byte) in services.info.uuid.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                uuid.push('-');
+            }
+            uuid.push_str(&format!("{byte:02x}"));
+        }
+        Ok(UuidInfo { uuid })
+    }
+}
+
+/// QAPI `KvmInfo`.
+#[derive(Debug, Serialize)]
+pub struct KvmInfo {
+    pub enabled: bool,
+    pub present: bool,
+}
+
+/// `query-kvm`: never, on this emulator.
+#[derive(Debug, Deserialize)]
+pub struct QueryKvm {}
+
+impl Command for QueryKvm {
+    const NAME: &'static str = "query-kvm";
+    type Return = KvmInfo;
+
+    async fn run(self, _: &Arc<Services>) -> Result<KvmInfo, QmpError> {
+        Ok(KvmInfo { enabled: false, present: false })
+    }
+}
+
+/// QAPI `TargetInfo`.
+#[derive(Debug, Serialize)]
+pub struct TargetInfo {
+    pub arch: &'static str,
+}
+
+/// The only target.
+pub const TARGET: &str = "riscv64";
+
+/// `query-target`.
+#[derive(Debug, Deserialize)]
+pub struct QueryTarget {}
+
+impl Command for QueryTarget {
+    const NAME: &'static str = "query-target";
+    type Return = TargetInfo;
+
+    async fn run(self, _: &Arc<Services>) -> Result<TargetInfo, QmpError> {
+        Ok(TargetInfo { arch: TARGET })
+    }
+}
+
+/// `query-machines`. The member `compat-props` waits for machine versions.
+#[derive(Debug, Deserialize)]
+pub struct QueryMachines {}
+
+impl Command for QueryMachines {
+    const NAME: &'static str = "query-machines";
+    type Return = Vec<MachineType>;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Vec<MachineType>, QmpError> {
+        Ok(services.info.machines.clone())
+    }
+}
+
+/// QAPI `CurrentMachineParams`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CurrentMachineParams {
+    pub wakeup_suspend_support: bool,
+}
+
+/// `query-current-machine`.
+#[derive(Debug, Deserialize)]
+pub struct QueryCurrentMachine {}
+
+impl Command for QueryCurrentMachine {
+    const NAME: &'static str = "query-current-machine";
+    type Return = CurrentMachineParams;
+
+    async fn run(self, _: &Arc<Services>) -> Result<CurrentMachineParams, QmpError> {
+        Ok(CurrentMachineParams { wakeup_suspend_support: false })
+    }
+}
+
+/// QAPI `CpuInstanceProperties`, as far as `virt` has them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CpuInstanceProperties {
+    pub core_id: u32,
+}
+
+/// QAPI `CpuInfoFast`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CpuInfoFast {
+    pub thread_id: u32,
+    pub props: CpuInstanceProperties,
+    pub qom_path: String,
+    pub cpu_index: u32,
+    pub target: &'static str,
+}
+
+/// `query-cpus-fast`.
+#[derive(Debug, Deserialize)]
+pub struct QueryCpusFast {}
+
+impl Command for QueryCpusFast {
+    const NAME: &'static str = "query-cpus-fast";
+    type Return = Vec<CpuInfoFast>;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Vec<CpuInfoFast>, QmpError> {
+        let cpus = services.ask(&services.link.query_cpus, Self::NAME, vm::QueryCpus).await?;
+        let mut in_socket: HashMap<u32, u32> = HashMap::new();
+        let describe = |cpu: vm::CpuInfo| {
+            let count = in_socket.entry(cpu.socket_id).or_default();
+            let qom_path = format!("/machine/soc{}/harts[{count}]", cpu.socket_id);
+            *count += 1;
+            CpuInfoFast {
+                thread_id: cpu.thread_id,
+                props: CpuInstanceProperties { core_id: cpu.core_id },
+                qom_path,
+                cpu_index: cpu.index,
+                target: TARGET,
+            }
+        };
+        Ok(cpus.into_iter().map(describe).collect())
+    }
+}
+
+/// `query-chardev`.
+#[derive(Debug, Deserialize)]
+pub struct QueryChardev {}
+
+impl Command for QueryChardev {
+    const NAME: &'static str = "query-chardev";
+    type Return = Vec<CharDevice>;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Vec<CharDevice>, QmpError> {
+        Ok(services.info.chardevs.clone())
+    }
+}

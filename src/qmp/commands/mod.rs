@@ -1,0 +1,7 @@
+//! The commands, grouped as QAPI's modules group them.
+
+pub mod human;
+pub mod introspect;
+pub mod machine;
+pub mod memory;
+pub mod status;

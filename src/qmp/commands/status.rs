@@ -1,0 +1,125 @@
+//! The run state.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::message as vm;
+use crate::qmp::command::{Command, Empty};
+use crate::qmp::error::QmpError;
+use crate::qmp::link::Services;
+
+/// QAPI `StatusInfo`.
+#[derive(Debug, Serialize)]
+pub struct StatusInfo {
+    pub status: vm::RunState,
+    pub running: bool,
+}
+
+/// `query-status`.
+#[derive(Debug, Deserialize)]
+pub struct QueryStatus {}
+
+impl Command for QueryStatus {
+    const NAME: &'static str = "query-status";
+    type Return = StatusInfo;
+
+    async fn run(self, services: &Arc<Services>) -> Result<StatusInfo, QmpError> {
+        let peer = &services.link.query_status;
+        let status = services.ask(peer, Self::NAME, vm::QueryStatus).await?;
+        Ok(StatusInfo { status: status.state, running: status.running() })
+    }
+}
+
+/// `stop`.
+#[derive(Debug, Deserialize)]
+pub struct Stop {}
+
+impl Command for Stop {
+    const NAME: &'static str = "stop";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        services.ask(&services.link.stop, Self::NAME, vm::Stop).await?;
+        Ok(Empty {})
+    }
+}
+
+/// `cont`.
+#[derive(Debug, Deserialize)]
+pub struct Cont {}
+
+impl Command for Cont {
+    const NAME: &'static str = "cont";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        services.ask(&services.link.cont, Self::NAME, vm::Cont).await?;
+        Ok(Empty {})
+    }
+}
+
+/// `system_reset`.
+#[derive(Debug, Deserialize)]
+pub struct SystemReset {}
+
+impl Command for SystemReset {
+    const NAME: &'static str = "system_reset";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        let request = vm::RequestReset { cause: vm::ShutdownCause::HostQmpSystemReset };
+        services.ask(&services.link.reset, Self::NAME, request).await?;
+        Ok(Empty {})
+    }
+}
+
+/// `system_powerdown`.
+#[derive(Debug, Deserialize)]
+pub struct SystemPowerdown {}
+
+impl Command for SystemPowerdown {
+    const NAME: &'static str = "system_powerdown";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        services.ask(&services.link.powerdown, Self::NAME, vm::RequestPowerdown).await?;
+        Ok(Empty {})
+    }
+}
+
+/// `quit`.
+#[derive(Debug, Deserialize)]
+pub struct Quit {}
+
+impl Command for Quit {
+    const NAME: &'static str = "quit";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        let cause = vm::ShutdownCause::HostQmpQuit;
+        let request = vm::RequestShutdown { cause, exit_code: 0 };
+        services.ask(&services.link.shutdown, Self::NAME, request).await?;
+        Ok(Empty {})
+    }
+}
+
+/// `set-action`. There is no watchdog yet, so `watchdog` is not among the arguments.
+#[derive(Debug, Deserialize)]
+pub struct SetAction {
+    reboot: Option<vm::RebootAction>,
+    shutdown: Option<vm::ShutdownAction>,
+    panic: Option<vm::PanicAction>,
+}
+
+impl Command for SetAction {
+    const NAME: &'static str = "set-action";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        let Self { reboot, shutdown, panic } = self;
+        let request = vm::SetAction { reboot, shutdown, panic };
+        services.ask(&services.link.set_action, Self::NAME, request).await?;
+        Ok(Empty {})
+    }
+}

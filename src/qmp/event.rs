@@ -1,0 +1,44 @@
+//! Events: what the machine announces, as QMP sends it.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actix::Message;
+use serde_json::{Value, json};
+
+use crate::machine::message::VmEvent;
+
+/// Monitor → sessions: a finished event, shared by all of them.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Event(pub Arc<Value>);
+
+/// The event that announces what the machine told, if clients are told of it at all.
+pub fn of(event: &VmEvent) -> Option<Event> {
+    let (name, data) = match event {
+        VmEvent::Stop => ("STOP", None),
+        VmEvent::Resume => ("RESUME", None),
+        VmEvent::Reset { cause } => {
+            ("RESET", Some(json!({"guest": cause.by_guest(), "reason": cause})))
+        }
+        VmEvent::Shutdown { cause } => {
+            ("SHUTDOWN", Some(json!({"guest": cause.by_guest(), "reason": cause})))
+        }
+        VmEvent::Powerdown => ("POWERDOWN", None),
+        VmEvent::GuestPanicked { action } => ("GUEST_PANICKED", Some(json!({"action": action}))),
+        VmEvent::DeviceFailed { .. } | VmEvent::Exit { .. } => return None,
+    };
+    Some(stamped(name, data, SystemTime::now()))
+}
+
+fn stamped(name: &str, data: Option<Value>, at: SystemTime) -> Event {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut event = json!({
+        "timestamp": {"seconds": since.as_secs(), "microseconds": since.subsec_micros()},
+        "event": name,
+    });
+    if let Some(data) = data {
+        event["data"] = data;
+    }
+    Event(Arc::new(event))
+}

@@ -1,0 +1,204 @@
+//! What the monitors hold of the machine: the recipients of the Vm's messages and the facts that
+//! do not change while it runs. Tests put mocks behind each recipient.
+
+use std::time::Duration;
+
+use actix::{Message, Recipient};
+
+use super::error::QmpError;
+use crate::actors::outlet::Outlet;
+use crate::machine::message as vm;
+
+/// Every message the monitors send to the machine.
+#[derive(Debug, Clone)]
+pub struct MachineLink {
+    pub query_status: Recipient<vm::QueryStatus>,
+    pub stop: Recipient<vm::Stop>,
+    pub cont: Recipient<vm::Cont>,
+    pub reset: Recipient<vm::RequestReset>,
+    pub powerdown: Recipient<vm::RequestPowerdown>,
+    pub shutdown: Recipient<vm::RequestShutdown>,
+    pub set_action: Recipient<vm::SetAction>,
+    pub query_cpus: Recipient<vm::QueryCpus>,
+    pub query_hart: Recipient<vm::QueryHart>,
+    pub read_memory: Recipient<vm::ReadMemory>,
+    pub query_tree: Recipient<vm::QueryTree>,
+    pub subscribe: Recipient<vm::SubscribeEvents>,
+    pub log: Outlet<SetLogMask>,
+}
+
+impl MachineLink {
+    /// The link to an actor that handles every one of these messages.
+    pub fn to<A>(machine: &actix::Addr<A>, log: Outlet<SetLogMask>) -> Self
+    where
+        A: actix::Actor<Context = actix::Context<A>>
+            + actix::Handler<vm::QueryStatus>
+            + actix::Handler<vm::Stop>
+            + actix::Handler<vm::Cont>
+            + actix::Handler<vm::RequestReset>
+            + actix::Handler<vm::RequestPowerdown>
+            + actix::Handler<vm::RequestShutdown>
+            + actix::Handler<vm::SetAction>
+            + actix::Handler<vm::QueryCpus>
+            + actix::Handler<vm::QueryHart>
+            + actix::Handler<vm::ReadMemory>
+            + actix::Handler<vm::QueryTree>
+            + actix::Handler<vm::SubscribeEvents>,
+    {
+        Self {
+            query_status: machine.clone().recipient(),
+            stop: machine.clone().recipient(),
+            cont: machine.clone().recipient(),
+            reset: machine.clone().recipient(),
+            powerdown: machine.clone().recipient(),
+            shutdown: machine.clone().recipient(),
+            set_action: machine.clone().recipient(),
+            query_cpus: machine.clone().recipient(),
+            query_hart: machine.clone().recipient(),
+            read_memory: machine.clone().recipient(),
+            query_tree: machine.clone().recipient(),
+            subscribe: machine.clone().recipient(),
+            log,
+        }
+    }
+}
+
+bitflags::bitflags! {
+    /// The items of `log` and `-d`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct LogMask: u32 {
+        const OUT_ASM = 1 << 0;
+        const IN_ASM = 1 << 1;
+        const OP = 1 << 2;
+        const INT = 1 << 4;
+        const CPU = 1 << 8;
+        const UNIMP = 1 << 10;
+        const GUEST_ERRORS = 1 << 11;
+    }
+}
+
+/// Name, bit and meaning of each log item, in the order in which help lists them.
+pub const LOG_ITEMS: &[(&str, LogMask, &str)] = &[
+    ("out_asm", LogMask::OUT_ASM, "host code of each translated block"),
+    ("in_asm", LogMask::IN_ASM, "guest instructions of each translated block"),
+    ("op", LogMask::OP, "intermediate code of each translated block"),
+    ("int", LogMask::INT, "traps and interrupts, one line each"),
+    ("cpu", LogMask::CPU, "registers before each block (very many lines)"),
+    ("unimp", LogMask::UNIMP, "uses of what is not implemented"),
+    ("guest_errors", LogMask::GUEST_ERRORS, "things a correct guest does not do"),
+];
+
+impl LogMask {
+    /// Parse a comma-separated list of items; `none` alone clears all. The error is the first
+    /// item that is not known.
+    pub fn parse(list: &str) -> Result<Self, String> {
+        if list == "none" {
+            return Ok(Self::empty());
+        }
+        list.split(',').try_fold(Self::empty(), |mask, item| {
+            let found = LOG_ITEMS.iter().find(|(name, ..)| *name == item);
+            found.map(|(_, bit, _)| mask | *bit).ok_or_else(|| item.to_owned())
+        })
+    }
+}
+
+/// Monitor → whoever logs: log these items from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetLogMask(pub LogMask);
+
+/// What `query-machines` says of a machine type.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MachineType {
+    pub hotpluggable_cpus: bool,
+    pub name: String,
+    pub numa_mem_supported: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_cpu_type: Option<String>,
+    pub acpi: bool,
+    pub cpu_max: u32,
+    pub deprecated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_ram_id: Option<String>,
+}
+
+/// A character device as `query-chardev` lists it.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CharDevice {
+    pub frontend_open: bool,
+    pub filename: String,
+    pub label: String,
+}
+
+/// Facts about this machine that hold for as long as it runs.
+#[derive(Debug, Clone, Default)]
+pub struct MachineInfo {
+    /// `-name guest=`.
+    pub name: Option<String>,
+    /// `-uuid`; all zero when none was given.
+    pub uuid: [u8; 16],
+    /// The machine types of this emulator.
+    pub machines: Vec<MachineType>,
+    pub chardevs: Vec<CharDevice>,
+    /// Heading lines of `info jit`: (setting, value).
+    pub accelerator: Vec<(String, String)>,
+}
+
+/// What commands run against.
+#[derive(Debug)]
+pub struct Services {
+    pub link: MachineLink,
+    pub info: MachineInfo,
+    /// How long a peer may take to answer.
+    pub bound: Duration,
+}
+
+/// The bound of a real machine: longer than any pause of the vCPUs, short enough for a client.
+pub const ANSWER_BOUND: Duration = Duration::from_secs(10);
+
+impl Services {
+    /// Ask the machine; `what` names the request in the error when no answer comes.
+    pub async fn ask<M, T>(
+        &self,
+        peer: &Recipient<M>,
+        what: &'static str,
+        message: M,
+    ) -> Result<T, QmpError>
+    where
+        M: Message<Result = Result<T, vm::VmError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let answer = self.answer(peer, what, message).await?;
+        answer.map_err(|refusal| QmpError::generic(refusal.0))
+    }
+
+    /// Guest memory; `None` where the machine refuses to read.
+    pub async fn try_read(
+        &self,
+        what: &'static str,
+        request: vm::ReadMemory,
+    ) -> Result<Option<Vec<u8>>, QmpError> {
+        let wanted = request.len;
+        let answer = self.answer(&self.link.read_memory, what, request).await?;
+        Ok(answer.ok().filter(|bytes| bytes.len() as u64 == wanted))
+    }
+
+    async fn answer<M, R>(
+        &self,
+        peer: &Recipient<M>,
+        what: &'static str,
+        message: M,
+    ) -> Result<R, QmpError>
+    where
+        M: Message<Result = R> + Send + 'static,
+        R: Send + 'static,
+    {
+        match tokio::time::timeout(self.bound, peer.send(message)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(QmpError::generic(format!("The machine has failed ({what})"))),
+            Err(_) => Err(QmpError::generic(format!("The machine does not answer ({what})"))),
+        }
+    }
+}

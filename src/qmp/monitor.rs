@@ -1,0 +1,187 @@
+//! The `Monitor` actor: executes commands for every session and hands the machine's events to
+//! them. A reply never overtakes an event that was told before it: both go through this actor's
+//! mailbox in order, and then through the session's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
+use serde_json::{Map, Value};
+
+use super::command::{self, Entry};
+use super::error::QmpError;
+use super::event::{self, Event};
+use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, Services};
+use crate::hmp;
+use crate::machine::message::{SubscribeEvents, VmEvent};
+
+/// How long `Drain` waits for a client that does not read.
+const DRAIN_BOUND: Duration = Duration::from_secs(1);
+
+/// Session → monitor: execute a QMP command.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Value, QmpError>")]
+pub struct Execute {
+    pub command: String,
+    pub arguments: Map<String, Value>,
+    /// Came as `exec-oob`.
+    pub out_of_band: bool,
+}
+
+/// HMP session → monitor: execute a line.
+#[derive(Debug, Message)]
+#[rtype(result = "hmp::command::HumanReply")]
+pub struct ExecuteHuman {
+    pub line: String,
+    pub state: hmp::state::HmpState,
+}
+
+/// QMP session → monitor: send events here.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Subscribe(pub Recipient<Event>);
+
+/// Any session → monitor: have this asked before the process ends.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Register(pub Recipient<FlushOutput>);
+
+/// Monitor → session: answer when everything written so far is with the back end's peer.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct FlushOutput;
+
+/// Whoever ends the process → monitor: answered when every session has flushed, or after a bound.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// To itself: everything that was in the mailbox before this has been handled.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Settle;
+
+/// The monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    services: Arc<Services>,
+    listeners: Vec<Recipient<Event>>,
+    sessions: Vec<Recipient<FlushOutput>>,
+}
+
+impl Monitor {
+    /// Start on the current arbiter.
+    pub fn start(link: MachineLink, info: MachineInfo) -> Addr<Self> {
+        Self::start_bounded(link, info, ANSWER_BOUND)
+    }
+
+    /// Start with a bound of its own on the machine's answers.
+    pub fn start_bounded(link: MachineLink, info: MachineInfo, bound: Duration) -> Addr<Self> {
+        let services = Arc::new(Services { link, info, bound });
+        Actor::start(Self { services, listeners: Vec::new(), sessions: Vec::new() })
+    }
+}
+
+impl Actor for Monitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.services.link.subscribe.do_send(SubscribeEvents(ctx.address().recipient()));
+    }
+}
+
+impl Handler<Execute> for Monitor {
+    type Result = ResponseFuture<Result<Value, QmpError>>;
+
+    fn handle(&mut self, message: Execute, ctx: &mut Self::Context) -> Self::Result {
+        let execution = match permitted(&message) {
+            Ok(entry) => (entry.start)(message.arguments, Arc::clone(&self.services)),
+            Err(error) => return Box::pin(async { Err(error) }),
+        };
+        let me = ctx.address();
+        Box::pin(async move {
+            let reply = execution.await;
+            // An error means that this actor is stopping; the reply is still right.
+            let _ = me.send(Settle).await;
+            reply
+        })
+    }
+}
+
+fn permitted(message: &Execute) -> Result<&'static Entry, QmpError> {
+    let entry = command::find(&message.command)?;
+    if message.out_of_band && !entry.out_of_band {
+        let name = entry.name;
+        return Err(QmpError::generic(format!("The command {name} does not support OOB")));
+    }
+    Ok(entry)
+}
+
+impl Handler<ExecuteHuman> for Monitor {
+    type Result = ResponseFuture<hmp::command::HumanReply>;
+
+    fn handle(&mut self, message: ExecuteHuman, _: &mut Self::Context) -> Self::Result {
+        let services = Arc::clone(&self.services);
+        Box::pin(
+            async move { hmp::command::execute(&services, message.state, &message.line).await },
+        )
+    }
+}
+
+impl Handler<Settle> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, _: Settle, _: &mut Self::Context) {}
+}
+
+impl Handler<Subscribe> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, message: Subscribe, _: &mut Self::Context) {
+        self.listeners.retain(Recipient::connected);
+        self.listeners.push(message.0);
+    }
+}
+
+impl Handler<Register> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, message: Register, _: &mut Self::Context) {
+        self.sessions.retain(Recipient::connected);
+        self.sessions.push(message.0);
+    }
+}
+
+impl Handler<VmEvent> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, message: VmEvent, _: &mut Self::Context) {
+        if let VmEvent::DeviceFailed { name, reason } = &message {
+            tracing::error!("{name} has failed: {reason}");
+        }
+        if let Some(event) = event::of(&message) {
+            self.listeners.retain(Recipient::connected);
+            for listener in &self.listeners {
+                listener.do_send(event.clone());
+            }
+        }
+    }
+}
+
+impl Handler<Drain> for Monitor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
+        let waiting: Vec<_> = self.sessions.iter().map(|s| s.send(FlushOutput)).collect();
+        Box::pin(async move {
+            let all = async {
+                for session in waiting {
+                    // A session that is gone has nothing left to write.
+                    let _ = session.await;
+                }
+            };
+            // A client that does not read does not keep the process alive.
+            let _ = tokio::time::timeout(DRAIN_BOUND, all).await;
+        })
+    }
+}

@@ -1,0 +1,356 @@
+//! A serde deserializer that checks arguments as QAPI does: fields in the order of their
+//! declaration, each missing or of a wrong type before the next is looked at, then whatever was
+//! not asked for; errors in QEMU's sentences.
+
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
+use serde_json::{Map, Value};
+
+use super::error::QmpError;
+use super::json;
+
+/// Turn a command's `arguments` into its type.
+pub fn arguments<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, QmpError> {
+    let root = Input { value: Some(Value::Object(arguments)), path: String::new(), name: None };
+    T::deserialize(root).map_err(|error| error.0)
+}
+
+/// The error type that serde needs; carries the finished sentence.
+#[derive(Debug)]
+pub struct ArgumentError(QmpError);
+
+impl fmt::Display for ArgumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for ArgumentError {}
+
+impl de::Error for ArgumentError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(QmpError::generic(message.to_string()))
+    }
+}
+
+fn error<T>(desc: String) -> Result<T, ArgumentError> {
+    Err(ArgumentError(QmpError::generic(desc)))
+}
+
+/// A value, or its absence, and where it stands: `path` is the full name (`a.b[0].c`), `name` the
+/// last member's (list elements have none).
+struct Input {
+    value: Option<Value>,
+    path: String,
+    name: Option<String>,
+}
+
+impl Input {
+    fn present(&mut self) -> Result<Value, ArgumentError> {
+        match self.value.take() {
+            Some(value) => Ok(value),
+            None => error(format!("Parameter '{}' is missing", self.path)),
+        }
+    }
+
+    fn wrong<T>(&self, expected: &str) -> Result<T, ArgumentError> {
+        let path = &self.path;
+        error(format!("Invalid parameter type for '{path}', expected: {expected}"))
+    }
+
+    /// The name in errors about a value's range, where QEMU says `null` for a list element.
+    fn short_name(&self) -> &str {
+        self.name.as_deref().unwrap_or("null")
+    }
+
+    fn signed(&mut self, low: i64, high: i64, kind: &str) -> Result<i64, ArgumentError> {
+        match self.present()?.as_i64() {
+            Some(n) if (low..=high).contains(&n) => Ok(n),
+            Some(_) => error(format!("Parameter '{}' expects {kind}", self.short_name())),
+            None => self.wrong("integer"),
+        }
+    }
+
+    fn unsigned(&mut self, high: u64, kind: &str) -> Result<u64, ArgumentError> {
+        match self.present()?.as_u64() {
+            Some(n) if n <= high => Ok(n),
+            _ => error(format!("Parameter '{}' expects {kind}", self.short_name())),
+        }
+    }
+
+    fn text(&mut self) -> Result<String, ArgumentError> {
+        match self.present()? {
+            Value::String(text) => Ok(text),
+            _ => self.wrong("string"),
+        }
+    }
+
+    fn object(&mut self) -> Result<Map<String, Value>, ArgumentError> {
+        match self.present()? {
+            Value::Object(map) => Ok(map),
+            _ => self.wrong("object"),
+        }
+    }
+}
+
+fn member_path(parent: &str, name: &str) -> String {
+    match parent {
+        "" => name.to_owned(),
+        parent => format!("{parent}.{name}"),
+    }
+}
+
+macro_rules! integer {
+    ($($method:ident, $visit:ident, $source:ident($($bound:expr),*) as $t:ty;)*) => {
+        $(fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, ArgumentError> {
+            // The bounds make the cast lossless.
+            visitor.$visit(self.$source($($bound),*)? as $t)
+        })*
+    };
+}
+
+impl<'de> de::Deserializer<'de> for Input {
+    type Error = ArgumentError;
+
+    integer! {
+        deserialize_i8, visit_i8, signed(i8::MIN.into(), i8::MAX.into(), "int8_t") as i8;
+        deserialize_i16, visit_i16, signed(i16::MIN.into(), i16::MAX.into(), "int16_t") as i16;
+        deserialize_i32, visit_i32, signed(i32::MIN.into(), i32::MAX.into(), "int32_t") as i32;
+        deserialize_i64, visit_i64, signed(i64::MIN, i64::MAX, "int64") as i64;
+        deserialize_u8, visit_u8, unsigned(u8::MAX.into(), "uint8_t") as u8;
+        deserialize_u16, visit_u16, unsigned(u16::MAX.into(), "uint16_t") as u16;
+        deserialize_u32, visit_u32, unsigned(u32::MAX.into(), "uint32_t") as u32;
+        deserialize_u64, visit_u64, unsigned(u64::MAX, "uint64") as u64;
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.present()? {
+            Value::Bool(b) => visitor.visit_bool(b),
+            _ => self.wrong("boolean"),
+        }
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.present()?.as_f64() {
+            Some(x) => visitor.visit_f64(x),
+            None => self.wrong("number"),
+        }
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_f64(visitor)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_string(self.text()?)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_string(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.value {
+            None => visitor.visit_none(),
+            Some(_) => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.present()? {
+            Value::Array(items) => visitor
+                .visit_seq(Elements { items: items.into_iter().enumerate(), path: self.path }),
+            _ => self.wrong("array"),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        mut self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let mut members = Members { map: self.object()?, fields, field: "", path: self.path };
+        let value = visitor.visit_map(&mut members)?;
+        match json::members(&members.map).first() {
+            Some((name, _)) => {
+                error(format!("Parameter '{}' is unexpected", member_path(&members.path, name)))
+            }
+            None => Ok(value),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        mut self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let text = self.text()?;
+        if !variants.contains(&text.as_str()) {
+            let name = self.short_name();
+            return error(format!("Parameter '{name}' does not accept value '{text}'"));
+        }
+        visitor.visit_enum(text.into_deserializer())
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    /// QAPI's `any`: whatever JSON it is.
+    fn deserialize_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.present()?.deserialize_any(visitor).map_err(de::Error::custom)
+    }
+
+    serde::forward_to_deserialize_any! {
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct map identifier ignored_any
+    }
+}
+
+/// Every declared field in order, present or not.
+struct Members {
+    map: Map<String, Value>,
+    fields: &'static [&'static str],
+    field: &'static str,
+    path: String,
+}
+
+impl<'de> de::MapAccess<'de> for &mut Members {
+    type Error = ArgumentError;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Self::Error> {
+        let Some((&field, rest)) = self.fields.split_first() else { return Ok(None) };
+        self.fields = rest;
+        self.field = field;
+        let key: StrDeserializer<'_, ArgumentError> = field.into_deserializer();
+        seed.deserialize(key).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, Self::Error> {
+        seed.deserialize(Input {
+            value: self.map.shift_remove(self.field),
+            path: member_path(&self.path, self.field),
+            name: Some(self.field.to_owned()),
+        })
+    }
+}
+
+struct Elements {
+    items: std::iter::Enumerate<std::vec::IntoIter<Value>>,
+    path: String,
+}
+
+impl<'de> de::SeqAccess<'de> for Elements {
+    type Error = ArgumentError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Self::Error> {
+        let Some((index, value)) = self.items.next() else { return Ok(None) };
+        let path = format!("{}[{index}]", self.path);
+        seed.deserialize(Input { value: Some(value), path, name: None }).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "kebab-case")]
+    enum Capability {
+        Xbzrle,
+        Events,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Switch {
+        capability: Capability,
+        state: bool,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct SetCapabilities {
+        capabilities: Vec<Switch>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "kebab-case")]
+    struct SetParameters {
+        max_bandwidth: Option<u64>,
+        multifd_channels: Option<u8>,
+        tls: Option<String>,
+    }
+
+    fn sentence<T: DeserializeOwned + fmt::Debug>(json: &str) -> String {
+        match arguments::<T>(serde_json::from_str(json).unwrap()) {
+            Ok(value) => format!("ok: {value:?}"),
+            Err(error) => error.desc,
+        }
+    }
+
+    #[test]
+    fn sentences_are_qemus() {
+        for (json, expected) in [
+            (
+                r#"{"capabilities":[{"capability":"bogus","state":true}]}"#,
+                "Parameter 'capability' does not accept value 'bogus'",
+            ),
+            (
+                r#"{"capabilities":[{"capability":"events"}]}"#,
+                "Parameter 'capabilities[0].state' is missing",
+            ),
+            (
+                r#"{"capabilities":[{"state":true}]}"#,
+                "Parameter 'capabilities[0].capability' is missing",
+            ),
+            (
+                r#"{"capabilities":[{"capability":"events","state":1}]}"#,
+                "Invalid parameter type for 'capabilities[0].state', expected: boolean",
+            ),
+            (
+                r#"{"capabilities":[{"capability":"events","state":true,"x":1}]}"#,
+                "Parameter 'capabilities[0].x' is unexpected",
+            ),
+            (
+                r#"{"capabilities":{}}"#,
+                "Invalid parameter type for 'capabilities', expected: array",
+            ),
+            (
+                r#"{"capabilities":[1]}"#,
+                "Invalid parameter type for 'capabilities[0]', expected: object",
+            ),
+            (r#"{}"#, "Parameter 'capabilities' is missing"),
+            (r#"{"capabilities":[]}"#, "ok: SetCapabilities { capabilities: [] }"),
+        ] {
+            assert_eq!(sentence::<SetCapabilities>(json), expected, "{json}");
+        }
+        for (json, expected) in [
+            (r#"{"bogus":1}"#, "Parameter 'bogus' is unexpected"),
+            (r#"{"max-bandwidth":"1"}"#, "Parameter 'max-bandwidth' expects uint64"),
+            (r#"{"max-bandwidth":1.5}"#, "Parameter 'max-bandwidth' expects uint64"),
+            // QEMU lets -1 through as 2^64-1; a rate below zero is an error here.
+            (r#"{"max-bandwidth":-1}"#, "Parameter 'max-bandwidth' expects uint64"),
+            (r#"{"multifd-channels":256}"#, "Parameter 'multifd-channels' expects uint8_t"),
+            (r#"{"tls":null}"#, "Invalid parameter type for 'tls', expected: string"),
+        ] {
+            assert_eq!(sentence::<SetParameters>(json), expected, "{json}");
+        }
+    }
+}
