@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::hart::{Hart, Trap};
 use super::mmu::{self, Access};
+use super::pmp;
 use super::state::{NO_RESERVATION, Privilege};
 use super::tlb::{INVALID_TAG, PAGE_MASK, TlbEntry};
 use crate::machine::memory::PAGE_SIZE;
@@ -57,8 +58,7 @@ impl Hart {
     }
 
     fn pmp_allows(&self, pa: u64, len: u64, access: Access, privilege: Privilege) -> bool {
-        let _ = (pa, len, access, privilege);
-        true
+        pmp::check(&self.state, self.env.isa.pmp_entries, pa, len, access, privilege)
     }
 
     /// Load `width` (1, 2, 4, 8) bytes, zero-extended. Misaligned accesses work.

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod cpu_model;
 pub mod crypto;
+pub mod csr;
 pub mod decode;
 pub mod fpu;
 pub mod hart;
@@ -13,5 +14,8 @@ pub mod interpret;
 pub mod irq;
 pub mod isa;
 pub mod mmu;
+pub mod pmp;
 pub mod state;
+pub mod system;
 pub mod tlb;
+pub mod trap;

@@ -152,6 +152,23 @@ impl GuestRam {
     scalar!(load_u32, store_u32, u32, AtomicU32);
     scalar!(load_u64, store_u64, u64, AtomicU64);
 
+    /// Replace the value at `addr` by `new` if it is `old`; false when it is not. `addr` must be
+    /// naturally aligned (a misaligned one counts as out of range).
+    pub fn compare_exchange_u64(&self, addr: u64, old: u64, new: u64) -> Result<bool, RamError> {
+        const LEN: u64 = size_of::<u64>() as u64;
+        let host = self.host(addr, LEN)?;
+        if addr % LEN != 0 {
+            return Err(RamError::OutOfRange { addr, len: LEN });
+        }
+        // SAFETY: in range and aligned; concurrent access is atomic.
+        let cell = unsafe { &*host.cast::<AtomicU64>() };
+        let done = cell
+            .compare_exchange(old.to_le(), new.to_le(), Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        self.written(addr, LEN);
+        Ok(done)
+    }
+
     /// The mask of harts that hold translations from the page `page` (index from the base).
     pub fn code_mask(&self, page: u64) -> &AtomicU8 {
         assert!(page < self.size / PAGE_SIZE, "page index out of range");
