@@ -232,4 +232,4 @@ impl Word {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -24,7 +24,7 @@ macro_rules! isa_of {
     };
 }
 
-fn everything() -> IsaConfig {
+pub(crate) fn everything() -> IsaConfig {
     isa_of!(true)
 }
 
@@ -273,7 +273,7 @@ fn every_compressed_halfword_expands_as_disc_v_says() {
 }
 
 /// Every encoding that a sweep of the opcode fields meets, one per operation.
-fn samples(isa: &IsaConfig) -> Vec<Insn> {
+pub(crate) fn samples(isa: &IsaConfig) -> Vec<Insn> {
     let mut found: Vec<Insn> = Vec::new();
     let mut seen = vec![false; Op::ALL.len()];
     seen[Op::Illegal as usize] = true;

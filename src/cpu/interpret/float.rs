@@ -111,44 +111,44 @@ impl Executor<'_> {
             Op::FleqS => self.compare(fpu::leq::<F32>),
             Op::FleqD => self.compare(fpu::leq::<F64>),
             Op::FleqH => self.compare(fpu::leq::<F16>),
-            Op::FclassS => self.to_integer(|a: F32, _| (fpu::classify(a), 0)),
-            Op::FclassD => self.to_integer(|a: F64, _| (fpu::classify(a), 0)),
-            Op::FclassH => self.to_integer(|a: F16, _| (fpu::classify(a), 0)),
+            Op::FclassS => self.integer_of(|a: F32, _| (fpu::classify(a), 0)),
+            Op::FclassD => self.integer_of(|a: F64, _| (fpu::classify(a), 0)),
+            Op::FclassH => self.integer_of(|a: F16, _| (fpu::classify(a), 0)),
 
-            Op::FcvtWS => self.to_integer(fpu::to_w::<F32>),
-            Op::FcvtWD => self.to_integer(fpu::to_w::<F64>),
-            Op::FcvtWH => self.to_integer(fpu::to_w::<F16>),
-            Op::FcvtWuS => self.to_integer(fpu::to_wu::<F32>),
-            Op::FcvtWuD => self.to_integer(fpu::to_wu::<F64>),
-            Op::FcvtWuH => self.to_integer(fpu::to_wu::<F16>),
-            Op::FcvtLS => self.to_integer(fpu::to_l::<F32>),
-            Op::FcvtLD => self.to_integer(fpu::to_l::<F64>),
-            Op::FcvtLH => self.to_integer(fpu::to_l::<F16>),
-            Op::FcvtLuS => self.to_integer(fpu::to_lu::<F32>),
-            Op::FcvtLuD => self.to_integer(fpu::to_lu::<F64>),
-            Op::FcvtLuH => self.to_integer(fpu::to_lu::<F16>),
-            Op::FcvtmodWD => self.to_integer(|a: F64, _| fpu::to_w_modular(a)),
+            Op::FcvtWS => self.integer_of(fpu::to_w::<F32>),
+            Op::FcvtWD => self.integer_of(fpu::to_w::<F64>),
+            Op::FcvtWH => self.integer_of(fpu::to_w::<F16>),
+            Op::FcvtWuS => self.integer_of(fpu::to_wu::<F32>),
+            Op::FcvtWuD => self.integer_of(fpu::to_wu::<F64>),
+            Op::FcvtWuH => self.integer_of(fpu::to_wu::<F16>),
+            Op::FcvtLS => self.integer_of(fpu::to_l::<F32>),
+            Op::FcvtLD => self.integer_of(fpu::to_l::<F64>),
+            Op::FcvtLH => self.integer_of(fpu::to_l::<F16>),
+            Op::FcvtLuS => self.integer_of(fpu::to_lu::<F32>),
+            Op::FcvtLuD => self.integer_of(fpu::to_lu::<F64>),
+            Op::FcvtLuH => self.integer_of(fpu::to_lu::<F16>),
+            Op::FcvtmodWD => self.integer_of(|a: F64, _| fpu::to_w_modular(a)),
 
-            Op::FcvtSW => self.from_integer(fpu::from_w::<F32>),
-            Op::FcvtDW => self.from_integer(fpu::from_w::<F64>),
-            Op::FcvtHW => self.from_integer(fpu::from_w::<F16>),
-            Op::FcvtSWu => self.from_integer(fpu::from_wu::<F32>),
-            Op::FcvtDWu => self.from_integer(fpu::from_wu::<F64>),
-            Op::FcvtHWu => self.from_integer(fpu::from_wu::<F16>),
-            Op::FcvtSL => self.from_integer(fpu::from_l::<F32>),
-            Op::FcvtDL => self.from_integer(fpu::from_l::<F64>),
-            Op::FcvtHL => self.from_integer(fpu::from_l::<F16>),
-            Op::FcvtSLu => self.from_integer(fpu::from_lu::<F32>),
-            Op::FcvtDLu => self.from_integer(fpu::from_lu::<F64>),
-            Op::FcvtHLu => self.from_integer(fpu::from_lu::<F16>),
+            Op::FcvtSW => self.value_of(fpu::from_w::<F32>),
+            Op::FcvtDW => self.value_of(fpu::from_w::<F64>),
+            Op::FcvtHW => self.value_of(fpu::from_w::<F16>),
+            Op::FcvtSWu => self.value_of(fpu::from_wu::<F32>),
+            Op::FcvtDWu => self.value_of(fpu::from_wu::<F64>),
+            Op::FcvtHWu => self.value_of(fpu::from_wu::<F16>),
+            Op::FcvtSL => self.value_of(fpu::from_l::<F32>),
+            Op::FcvtDL => self.value_of(fpu::from_l::<F64>),
+            Op::FcvtHL => self.value_of(fpu::from_l::<F16>),
+            Op::FcvtSLu => self.value_of(fpu::from_lu::<F32>),
+            Op::FcvtDLu => self.value_of(fpu::from_lu::<F64>),
+            Op::FcvtHLu => self.value_of(fpu::from_lu::<F16>),
 
             // Moves of bits look at no boxing.
             Op::FmvXW => self.set_integer(self.bits(self.insn.rs1) as i32 as u64, 0),
             Op::FmvXD => self.set_integer(self.bits(self.insn.rs1), 0),
             Op::FmvXH => self.set_integer(self.bits(self.insn.rs1) as i16 as u64, 0),
-            Op::FmvWX => self.from_integer(|x, _| (F32::from_raw(x), 0)),
-            Op::FmvDX => self.from_integer(|x, _| (F64::from_raw(x), 0)),
-            Op::FmvHX => self.from_integer(|x, _| (F16::from_raw(x), 0)),
+            Op::FmvWX => self.value_of(|x, _| (F32::from_raw(x), 0)),
+            Op::FmvDX => self.value_of(|x, _| (F64::from_raw(x), 0)),
+            Op::FmvHX => self.value_of(|x, _| (F16::from_raw(x), 0)),
             Op::FliS => self.set(fpu::fli::<F32>(self.insn.rs1), 0),
             Op::FliD => self.set(fpu::fli::<F64>(self.insn.rs1), 0),
             Op::FliH => self.set(fpu::fli::<F16>(self.insn.rs1), 0),
@@ -195,12 +195,12 @@ impl Executor<'_> {
         self.set_integer(value.into(), flags);
     }
 
-    fn to_integer<F: Format>(&mut self, f: impl Fn(F, RoundingMode) -> (u64, u8)) {
+    fn integer_of<F: Format>(&mut self, f: impl Fn(F, RoundingMode) -> (u64, u8)) {
         let (value, flags) = f(self.get(self.insn.rs1), self.rounding);
         self.set_integer(value, flags);
     }
 
-    fn from_integer<F: Format>(&mut self, f: impl Fn(u64, RoundingMode) -> (F, u8)) {
+    fn value_of<F: Format>(&mut self, f: impl Fn(u64, RoundingMode) -> (F, u8)) {
         let (value, flags) = f(register(self.hart, self.insn.rs1), self.rounding);
         self.set(value, flags);
     }
