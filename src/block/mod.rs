@@ -1,1 +1,8 @@
+//! Block back ends: an actor a drive, its image, and the threads that do its I/O.
+#![forbid(unsafe_code)]
 
+pub mod image;
+pub mod lock;
+pub mod message;
+pub mod node;
+mod worker;

@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bus;
+pub mod dma;
 pub mod finisher;
 pub mod irq;
+pub mod virtio;

@@ -1,0 +1,267 @@
+//! A raw image: a regular file or a block device, read and written at offsets. Its calls block, so
+//! only the worker threads make them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::lock::{self, LockError, Permissions};
+use super::message::{BlockOp, IoFailed};
+use crate::devices::dma::{DmaError, GuestBuffer};
+use crate::machine::spec::{CacheMode, DriveSpec};
+
+/// Bytes moved at once between an image and guest memory.
+const CHUNK: usize = 256 << 10;
+/// Alignment that `O_DIRECT` asks for at most.
+const DIRECT_ALIGN: usize = 4096;
+const SECTOR: u64 = 512;
+
+/// Why an image cannot be used; the text is QEMU's.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("Could not open '{path}': {reason}")]
+    Open { path: String, reason: Errno },
+    #[error("'file' driver requires '{path}' to be a regular file")]
+    NotAFile { path: String },
+    #[error("Could not get the size of '{path}': {reason}")]
+    Size { path: String, reason: Errno },
+    #[error("{lock}\nIs another process using the image [{path}]?")]
+    Locked { path: String, lock: LockError },
+    #[error("Could not start a thread for '{path}': {reason}")]
+    Thread { path: String, reason: Errno },
+}
+
+/// The error number of an I/O error of the host.
+pub fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}
+
+/// An open raw image.
+#[derive(Debug)]
+pub struct RawImage {
+    path: PathBuf,
+    file: File,
+    /// The same image past the page cache (`cache.direct`), for aligned transfers.
+    direct: Option<File>,
+    size: u64,
+    read_only: bool,
+    cache: CacheMode,
+    discard: bool,
+    held: Permissions,
+}
+
+/// A worker's buffer between image and guest memory.
+pub(super) struct Bounce {
+    raw: Vec<u8>,
+    start: usize,
+}
+
+impl Bounce {
+    pub(super) fn new() -> Self {
+        let raw = vec![0; CHUNK + DIRECT_ALIGN];
+        let start = raw.as_ptr().align_offset(DIRECT_ALIGN).min(DIRECT_ALIGN);
+        Self { raw, start }
+    }
+
+    fn bytes(&mut self, len: usize) -> &mut [u8] {
+        let end = self.raw.len().min(self.start + len.min(CHUNK));
+        &mut self.raw[self.start..end]
+    }
+}
+
+impl RawImage {
+    /// Open the image of `spec`, holding the locks of a drive that no device uses.
+    pub fn open(spec: &DriveSpec) -> Result<Self, ImageError> {
+        let path = spec.file.display().to_string();
+        let cannot =
+            |error: &io::Error| ImageError::Open { path: path.clone(), reason: errno(error) };
+        let open = |flags: i32| {
+            OpenOptions::new()
+                .read(true)
+                .write(!spec.read_only)
+                .custom_flags(flags)
+                .open(&spec.file)
+        };
+        // A directory opened for writing fails with EISDIR; QEMU names its kind instead, and does
+        // not open a pipe or terminal, which could block.
+        let kind = std::fs::metadata(&spec.file).map_err(|e| cannot(&e))?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(ImageError::NotAFile { path });
+        }
+        let mut file = open(0).map_err(|e| cannot(&e))?;
+        let direct = if spec.cache.direct {
+            Some(open(libc::O_DIRECT).map_err(|e| cannot(&e))?)
+        } else {
+            None
+        };
+        let size = file
+            .seek(SeekFrom::End(0))
+            .map_err(|e| ImageError::Size { path: path.clone(), reason: errno(&e) })?;
+        let mut image = Self {
+            path: spec.file.clone(),
+            file,
+            direct,
+            size: size.next_multiple_of(SECTOR),
+            read_only: spec.read_only,
+            cache: spec.cache,
+            discard: spec.discard,
+            held: Permissions::default(),
+        };
+        image.lock(Permissions::idle())?;
+        Ok(image)
+    }
+
+    /// Exchange the locks held on the image for those of `wanted`.
+    pub fn lock(&mut self, wanted: Permissions) -> Result<(), ImageError> {
+        lock::exchange(&self.file, self.held, wanted)
+            .map_err(|lock| ImageError::Locked { path: self.path.display().to_string(), lock })?;
+        self.held = wanted;
+        Ok(())
+    }
+
+    /// Size in bytes, rounded up to whole sectors; what lies beyond the file's end reads as zero.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where the image is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True when writes are refused.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// How the host's caches are used.
+    pub fn cache(&self) -> CacheMode {
+        self.cache
+    }
+
+    /// Carry a request out.
+    pub(super) fn run(&self, op: &BlockOp, bounce: &mut Bounce) -> Result<(), IoFailed> {
+        let result = match op {
+            BlockOp::Read { offset, into } => self.read(*offset, into, bounce),
+            BlockOp::Flush => self.flush(),
+            _ if self.read_only => Err(Errno::PERM),
+            BlockOp::Write { offset, from, fua } => self
+                .write(*offset, from, bounce)
+                .and_then(|()| if *fua { self.flush() } else { Ok(()) }),
+            BlockOp::Discard { offset, len } => self.discard(*offset, *len),
+            BlockOp::WriteZeroes { offset, len, may_unmap } => {
+                self.write_zeroes(*offset, *len, *may_unmap, bounce)
+            }
+        };
+        result.map_err(|errno| IoFailed(errno.raw_os_error()))
+    }
+
+    fn file_for(&self, offset: u64, len: usize) -> &File {
+        let aligned = offset % DIRECT_ALIGN as u64 == 0 && len % DIRECT_ALIGN == 0;
+        self.direct.as_ref().filter(|_| aligned).unwrap_or(&self.file)
+    }
+
+    fn read(&self, offset: u64, into: &GuestBuffer, bounce: &mut Bounce) -> Result<(), Errno> {
+        let len = into.len();
+        let mut done = 0;
+        while done < len {
+            let chunk = bounce.bytes((len - done).min(CHUNK as u64) as usize);
+            self.read_chunk(offset + done, chunk)?;
+            into.scatter(done, chunk).map_err(|e| dma_errno(&e))?;
+            done += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read_chunk(&self, offset: u64, chunk: &mut [u8]) -> Result<(), Errno> {
+        let file = self.file_for(offset, chunk.len());
+        let mut done = 0;
+        while let Some(rest) = chunk.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, offset + done as u64) {
+                // Past the end of the file.
+                Ok(0) => {
+                    rest.fill(0);
+                    break;
+                }
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => (),
+                Err(e) => return Err(errno(&e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, from: &GuestBuffer, bounce: &mut Bounce) -> Result<(), Errno> {
+        let len = from.len();
+        let mut done = 0;
+        while done < len {
+            let at = offset + done;
+            let chunk = bounce.bytes((len - done).min(CHUNK as u64) as usize);
+            from.gather(done, chunk).map_err(|e| dma_errno(&e))?;
+            done += chunk.len() as u64;
+            self.file_for(at, chunk.len()).write_all_at(chunk, at).map_err(|e| errno(&e))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        if self.cache.no_flush || self.read_only {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|e| errno(&e))
+    }
+
+    /// A hint: without `discard=unmap` it is not taken, and neither if the file system cannot.
+    fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        if !self.discard || len == 0 {
+            return Ok(());
+        }
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, mode, offset, len) {
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        may_unmap: bool,
+        bounce: &mut Bounce,
+    ) -> Result<(), Errno> {
+        if len == 0 {
+            return Ok(());
+        }
+        let mode = if may_unmap && self.discard {
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE
+        } else {
+            FallocateFlags::ZERO_RANGE
+        };
+        match fallocate(&self.file, mode, offset, len) {
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => (),
+            other => return other,
+        }
+        let mut done = 0;
+        while done < len {
+            let chunk = bounce.bytes((len - done).min(CHUNK as u64) as usize);
+            chunk.fill(0);
+            self.file_for(offset + done, chunk.len())
+                .write_all_at(chunk, offset + done)
+                .map_err(|e| errno(&e))?;
+            done += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn dma_errno(error: &DmaError) -> Errno {
+    match error {
+        DmaError::Revoked => Errno::CANCELED,
+        DmaError::Ram(_) => Errno::FAULT,
+    }
+}

@@ -1,0 +1,56 @@
+//! Messages between a block device and its back end.
+
+use actix::Message;
+
+use crate::actors::outlet::Outlet;
+use crate::devices::dma::GuestBuffer;
+
+/// What a request does. Offsets and lengths are bytes and lie inside the drive.
+#[derive(Debug)]
+pub enum BlockOp {
+    /// Fill the buffer from the drive.
+    Read { offset: u64, into: GuestBuffer },
+    /// Write the buffer to the drive; with `fua` it is on stable storage when answered.
+    Write { offset: u64, from: GuestBuffer, fua: bool },
+    /// Bring what was written to stable storage.
+    Flush,
+    /// The range's content no longer matters.
+    Discard { offset: u64, len: u64 },
+    /// The range reads as zeroes; `may_unmap` allows giving its storage back.
+    WriteZeroes { offset: u64, len: u64, may_unmap: bool },
+}
+
+/// Device → back end: a request. Exactly one `BlockDone` with its `tag` goes to `done`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct BlockRequest {
+    pub tag: u64,
+    pub op: BlockOp,
+    pub done: Outlet<BlockDone>,
+}
+
+/// Back end → device: a request is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct BlockDone {
+    pub tag: u64,
+    pub result: Result<(), IoFailed>,
+}
+
+/// Why a request failed: the host's error number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", rustix::io::Errno::from_raw_os_error(self.0))]
+pub struct IoFailed(pub i32);
+
+/// What a device needs to know of a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Size in bytes, rounded up to whole 512-byte sectors.
+    pub size: u64,
+    pub read_only: bool,
+    /// The device shows a volatile write cache (`cache.writeback`).
+    pub writeback: bool,
+    /// What `werror=` and `rerror=` of the drive say.
+    pub write_error: crate::machine::spec::ErrorAction,
+    pub read_error: crate::machine::spec::ErrorAction,
+}

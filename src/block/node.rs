@@ -1,0 +1,184 @@
+//! `BlockNode`: the actor behind a drive. Requests reach its threads without a detour through its
+//! mailbox; pausing and resuming are messages to the actor.
+
+use actix::{Actor, Context, Handler, ResponseFuture};
+
+use super::image::{ImageError, RawImage, errno};
+use super::lock::Permissions;
+use super::message::{BlockInfo, BlockRequest};
+use super::worker::{WorkQueue, Workers};
+use crate::actors::message::{ActorFailed, Pause, Reset, Resume};
+use crate::actors::outlet::Outlet;
+use crate::machine::spec::DriveSpec;
+
+/// A drive before the machine runs: opened, locked, perhaps taken by a device.
+#[derive(Debug)]
+pub struct Drive {
+    id: String,
+    image: RawImage,
+    info: BlockInfo,
+}
+
+impl Drive {
+    /// Open the image of `spec`.
+    pub fn open(spec: &DriveSpec) -> Result<Self, ImageError> {
+        let image = RawImage::open(spec)?;
+        let info = BlockInfo {
+            size: image.size(),
+            read_only: image.read_only(),
+            writeback: image.cache().writeback,
+            write_error: spec.write_error,
+            read_error: spec.read_error,
+        };
+        Ok(Self { id: spec.id.clone(), image, info })
+    }
+
+    /// The user's identifier.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What a device needs to know.
+    pub fn info(&self) -> BlockInfo {
+        self.info
+    }
+
+    /// A device takes the drive: others may no longer write to the image unless `share_write`.
+    pub fn attach(&mut self, share_write: bool) -> Result<(), ImageError> {
+        self.image.lock(Permissions::of_device(!self.info.read_only, share_write))
+    }
+
+    /// Make the actor, which the caller starts on an arbiter.
+    pub fn into_node(self, failure: Outlet<ActorFailed>) -> Result<BlockNode, ImageError> {
+        let path = self.image.path().display().to_string();
+        let workers = Workers::start(self.image, failure)
+            .map_err(|e| ImageError::Thread { path, reason: errno(&e) })?;
+        Ok(BlockNode { workers })
+    }
+}
+
+/// The actor behind a drive.
+#[derive(Debug)]
+pub struct BlockNode {
+    workers: Workers,
+}
+
+impl BlockNode {
+    /// Where a device sends its requests: straight into the queue of the drive's threads.
+    pub fn requests(&self) -> Outlet<BlockRequest> {
+        let queue: WorkQueue = self.workers.queue();
+        Outlet::fold(move |request| queue.submit(request))
+    }
+}
+
+impl Actor for BlockNode {
+    type Context = Context<Self>;
+}
+
+impl Handler<Pause> for BlockNode {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Pause, _: &mut Self::Context) -> Self::Result {
+        let drained = self.workers.drain();
+        Box::pin(async move {
+            // The sender lives as long as the threads' queue, which outlives this actor's drop.
+            let _ = drained.await;
+        })
+    }
+}
+
+impl Handler<Resume> for BlockNode {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, _: &mut Self::Context) {
+        self.workers.resume();
+    }
+}
+
+impl Handler<Reset> for BlockNode {
+    type Result = ();
+
+    /// A drive has no state that a machine reset clears: requests of the guest before are disowned
+    /// by their device.
+    fn handle(&mut self, _: Reset, _: &mut Self::Context) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use actix::System;
+
+    use super::*;
+    use crate::actors::probe::Probe;
+    use crate::block::message::{BlockDone, BlockOp};
+    use crate::machine::spec::{CacheMode, DriveInterface, ErrorAction};
+
+    fn spec(path: &Path) -> DriveSpec {
+        DriveSpec {
+            id: "d0".to_owned(),
+            interface: DriveInterface::None,
+            index: 0,
+            file: path.to_owned(),
+            format: None,
+            read_only: false,
+            cache: CacheMode::default(),
+            discard: false,
+            write_error: ErrorAction::Report,
+            read_error: ErrorAction::Report,
+            origin: String::new(),
+        }
+    }
+
+    #[test]
+    fn images_that_cannot_be_used() {
+        let error = |path: &str| Drive::open(&spec(Path::new(path))).unwrap_err().to_string();
+        let missing = "Could not open '/no/such': No such file or directory";
+        assert_eq!(error("/no/such").split(" (").next(), Some(missing));
+        assert_eq!(error("/"), "'file' driver requires '/' to be a regular file");
+        assert_eq!(error("/dev/null"), "'file' driver requires '/dev/null' to be a regular file");
+    }
+
+    #[test]
+    fn two_writers_are_told_apart() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        let mut first = Drive::open(&spec(file.path())).unwrap();
+        let mut second = Drive::open(&spec(file.path())).unwrap();
+        let read_only = DriveSpec { read_only: true, ..spec(file.path()) };
+        let mut reader = Drive::open(&read_only).unwrap();
+        first.attach(false).unwrap();
+        let hint = format!("Is another process using the image [{path}]?");
+        let refused = second.attach(false).unwrap_err().to_string();
+        assert_eq!(refused, format!("Failed to get \"write\" lock\n{hint}"));
+        let refused = reader.attach(false).unwrap_err().to_string();
+        assert_eq!(refused, format!("Failed to get shared \"write\" lock\n{hint}"));
+        drop(first);
+        second.attach(true).unwrap();
+        reader.attach(true).unwrap();
+    }
+
+    #[test]
+    fn a_pause_is_answered_when_nothing_is_in_flight() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let node = Drive::open(&spec(file.path())).unwrap().into_node(Outlet::Unconnected).unwrap();
+        let requests = node.requests();
+        let done: Arc<Probe<BlockDone>> = Arc::new(Probe::new());
+        let flush = |tag| BlockRequest { tag, op: BlockOp::Flush, done: done.outlet() };
+        System::new().block_on(async {
+            let node = node.start();
+            for tag in 0..100 {
+                requests.send(flush(tag));
+            }
+            node.send(Pause).await.unwrap();
+            assert_eq!(done.take().len(), 100);
+            requests.send(flush(100));
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            assert!(done.take().is_empty(), "held while paused");
+            node.send(Resume).await.unwrap();
+            assert_eq!(done.expect_within(Duration::from_secs(10)).tag, 100);
+        });
+    }
+}

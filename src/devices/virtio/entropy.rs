@@ -1,0 +1,76 @@
+//! Where virtio-rng's bytes come from: the host's generator, or a file (`rng-random`), which may
+//! make its reader wait and therefore has a thread of its own.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::mpsc;
+use std::thread;
+
+use actix::Message;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::actors::outlet::Outlet;
+
+/// Bytes of one request at most.
+pub const ENTROPY_MAX: usize = 4096;
+
+/// Device → source: bytes are wanted; one `Entropy` follows.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct EntropyWanted {
+    /// 1 to `ENTROPY_MAX`.
+    pub len: usize,
+    pub to: Outlet<Entropy>,
+}
+
+/// Source → device: at most as many bytes as were asked for; none if the source failed.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Entropy(pub Vec<u8>);
+
+/// The text is QEMU's.
+#[derive(Debug, thiserror::Error)]
+pub enum EntropyError {
+    #[error("Could not open '{path}': {reason}")]
+    Open { path: String, reason: rustix::io::Errno },
+    #[error("could not start a thread for '{path}': {source}")]
+    Thread { path: String, source: std::io::Error },
+}
+
+/// `rng-builtin`: the host's generator, which never makes its reader wait.
+pub fn builtin() -> Outlet<EntropyWanted> {
+    Outlet::fold(|EntropyWanted { len, to }| {
+        let mut bytes = vec![0; len.min(ENTROPY_MAX)];
+        // Up to 256 bytes are never cut short; more may be, by a signal.
+        let got = getrandom(&mut bytes[..], GetRandomFlags::empty()).unwrap_or(0);
+        bytes.truncate(got);
+        to.send(Entropy(bytes));
+    })
+}
+
+/// `rng-random`: a file such as a hardware generator's.
+pub fn from_file(path: &str) -> Result<Outlet<EntropyWanted>, EntropyError> {
+    let mut file = File::open(path).map_err(|e| EntropyError::Open {
+        path: path.to_owned(),
+        reason: crate::block::image::errno(&e),
+    })?;
+    let (sender, wanted) = mpsc::channel::<EntropyWanted>();
+    thread::Builder::new()
+        .name("rng".to_owned())
+        .spawn(move || {
+            for EntropyWanted { len, to } in wanted {
+                let mut bytes = vec![0; len.min(ENTROPY_MAX)];
+                let got = file.read(&mut bytes).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot read entropy");
+                    0
+                });
+                bytes.truncate(got);
+                to.send(Entropy(bytes));
+            }
+        })
+        .map_err(|source| EntropyError::Thread { path: path.to_owned(), source })?;
+    Ok(Outlet::fold(move |request| {
+        // The thread ends only after this sender is dropped.
+        let _ = sender.send(request);
+    }))
+}
