@@ -1,6 +1,6 @@
 //! A and Zacas. Every access is sequentially consistent, whatever `aq` and `rl` say.
 
-use super::{illegal, register, set_register, sext32};
+use super::{register, set_register, sext32};
 use crate::cpu::hart::{Hart, Trap};
 use crate::cpu::insn::{Insn, Op};
 
@@ -32,7 +32,7 @@ pub(super) fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
         _ => match (word_update(insn.op), doubleword_update(insn.op)) {
             (Some(f), _) => sext32(hart.amo(va, 4, &mut |old| f(old as u32, b as u32).into())?),
             (_, Some(f)) => hart.amo(va, 8, &mut |old| f(old, b))?,
-            _ => return Err(illegal(insn)),
+            _ => return Err(Trap::illegal(insn.raw)),
         },
     };
     set_register(hart, insn.rd, value);

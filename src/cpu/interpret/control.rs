@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::{illegal, register, set_register};
+use super::{register, set_register};
 use crate::cpu::hart::{Hart, Trap};
 use crate::cpu::insn::{Insn, Op};
 
@@ -39,7 +39,7 @@ pub(super) fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
             return Err(Trap { cause, tval: 0 });
         }
         Op::Ebreak => return Err(Trap { cause: BREAKPOINT, tval: pc }),
-        _ => return Err(illegal(insn)),
+        _ => return Err(Trap::illegal(insn.raw)),
     };
     if target & 2 != 0 && !hart.env.isa.c {
         return Err(Trap { cause: INSTRUCTION_MISALIGNED, tval: target });

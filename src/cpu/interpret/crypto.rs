@@ -1,6 +1,6 @@
 //! Dispatch of the scalar cryptography instructions.
 
-use super::{illegal, register, set_register};
+use super::{register, set_register};
 use crate::cpu::crypto;
 use crate::cpu::hart::{Hart, Trap};
 use crate::cpu::insn::{Insn, Op};
@@ -27,7 +27,7 @@ pub(super) fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
         Op::Sm3p1 => crypto::sm3p1(a),
         Op::Sm4ed => crypto::sm4ed(a, b, imm),
         Op::Sm4ks => crypto::sm4ks(a, b, imm),
-        _ => return Err(illegal(insn)),
+        _ => return Err(Trap::illegal(insn.raw)),
     };
     set_register(hart, insn.rd, value);
     Ok(())

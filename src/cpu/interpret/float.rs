@@ -1,6 +1,6 @@
 //! F, D, Zfh, Zfhmin and Zfa: registers, rounding modes and flags around `fpu`.
 
-use super::{illegal, register, set_register};
+use super::{register, set_register};
 use crate::cpu::fpu::{self, F16, F32, F64, Format, RoundingMode};
 use crate::cpu::hart::{Hart, Trap};
 use crate::cpu::insn::{Insn, Op};
@@ -9,10 +9,10 @@ const MSTATUS_FS: u64 = 3 << 13;
 
 pub(super) fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
     if hart.state.mstatus & MSTATUS_FS == 0 {
-        return Err(illegal(insn));
+        return Err(Trap::illegal(insn.raw));
     }
     // Operations that do not round have a zero field.
-    let rounding = fpu::rounding(insn.rm, hart.state.frm).ok_or_else(|| illegal(insn))?;
+    let rounding = fpu::rounding(insn.rm, hart.state.frm).ok_or_else(|| Trap::illegal(insn.raw))?;
     Executor { hart, insn, rounding }.run()
 }
 
@@ -152,7 +152,7 @@ impl Executor<'_> {
             Op::FliS => self.set(fpu::fli::<F32>(self.insn.rs1), 0),
             Op::FliD => self.set(fpu::fli::<F64>(self.insn.rs1), 0),
             Op::FliH => self.set(fpu::fli::<F16>(self.insn.rs1), 0),
-            _ => return Err(illegal(self.insn)),
+            _ => return Err(Trap::illegal(self.insn.raw)),
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Integer loads and stores.
 
-use super::{illegal, register, set_register, sext32};
+use super::{register, set_register, sext32};
 use crate::cpu::hart::{Hart, Trap};
 use crate::cpu::insn::{Insn, Op};
 
@@ -20,7 +20,7 @@ pub(super) fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
                 Op::Sh => 2,
                 Op::Sw => 4,
                 Op::Sd => 8,
-                _ => return Err(illegal(insn)),
+                _ => return Err(Trap::illegal(insn.raw)),
             };
             return hart.store(va, width, register(hart, insn.rs2));
         }

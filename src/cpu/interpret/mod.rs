@@ -12,30 +12,25 @@ mod memory;
 use super::decode::decode;
 use super::hart::{Hart, Trap};
 use super::insn::{Group, Insn};
-
-const ILLEGAL_INSTRUCTION: u64 = 2;
-
-/// The trap of an illegal instruction; `tval` holds its bits.
-pub(super) fn illegal(insn: &Insn) -> Trap {
-    Trap { cause: ILLEGAL_INSTRUCTION, tval: insn.raw.into() }
-}
+use super::system;
 
 /// Execute `insn`, which was fetched at `hart.state.pc`. On success `pc` is that of the next
 /// instruction; on a trap nothing has changed.
 pub fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
     match insn.op.group() {
         Group::Control => return control::execute(hart, insn),
-        Group::System => return Err(illegal(insn)),
+        // Returns from traps also set the pc.
+        Group::System => return system::execute_system(hart, insn),
         Group::Integer => {
             // Whichever of rs2 and imm the operation does not use is zero.
             let b = register(hart, insn.rs2).wrapping_add(insn.imm as u64);
             let value = integer::value(insn.op, register(hart, insn.rs1), b, hart.state.pc);
-            set_register(hart, insn.rd, value.ok_or_else(|| illegal(insn))?);
+            set_register(hart, insn.rd, value.ok_or_else(|| Trap::illegal(insn.raw))?);
         }
         Group::Bitmanip => {
             let b = register(hart, insn.rs2).wrapping_add(insn.imm as u64);
             let value = bitmanip::value(insn.op, register(hart, insn.rs1), b);
-            set_register(hart, insn.rd, value.ok_or_else(|| illegal(insn))?);
+            set_register(hart, insn.rd, value.ok_or_else(|| Trap::illegal(insn.raw))?);
         }
         Group::Crypto => crypto::execute(hart, insn)?,
         Group::Memory => memory::execute(hart, insn)?,
