@@ -4,5 +4,8 @@
 pub mod bus;
 pub mod dma;
 pub mod finisher;
+pub mod fw_cfg;
 pub mod irq;
+pub mod rtc;
+pub mod uart;
 pub mod virtio;
