@@ -2,10 +2,11 @@
 
 use super::command::{Action, Call, HmpCommand};
 use super::table::COMMANDS;
+use crate::machine::spec::LOG_ITEMS;
 use crate::qmp::command::Command;
 use crate::qmp::commands::{machine, status};
 use crate::qmp::error::QmpError;
-use crate::qmp::link::{LOG_ITEMS, LogMask, SetLogMask};
+use crate::qmp::link::SetLogMask;
 
 type Outcome = Result<(), QmpError>;
 
@@ -42,9 +43,11 @@ pub(super) async fn cpu(call: &mut Call) -> Outcome {
 }
 
 pub(super) async fn log(call: &mut Call) -> Outcome {
-    match LogMask::parse(call.arguments.text("items").unwrap_or_default()) {
-        Ok(mask) if call.services.link.log.send(SetLogMask(mask)) => Ok(()),
-        Ok(_) => Err(QmpError::generic("The log has failed")),
+    match SetLogMask::parse(call.arguments.text("items").unwrap_or_default()) {
+        Ok(items) => match call.services.link.log.send(items) {
+            true => Ok(()),
+            false => Err(QmpError::generic("The log has failed")),
+        },
         Err(_) => {
             log_items(&mut call.out);
             Ok(())
@@ -55,7 +58,7 @@ pub(super) async fn log(call: &mut Call) -> Outcome {
 fn log_items(out: &mut String) {
     out.push_str("Log items (comma separated):\n");
     out.push_str(&format!("{:<15} {}\n", "none", "log nothing"));
-    for (name, _, meaning) in LOG_ITEMS {
+    for (name, meaning) in LOG_ITEMS {
         out.push_str(&format!("{name:<15} {meaning}\n"));
     }
 }

@@ -8,6 +8,7 @@ use actix::{Message, Recipient};
 use super::error::QmpError;
 use crate::actors::outlet::Outlet;
 use crate::machine::message as vm;
+use crate::machine::spec::LOG_ITEMS;
 
 /// Every message the monitors send to the machine.
 #[derive(Debug, Clone)]
@@ -63,49 +64,32 @@ impl MachineLink {
     }
 }
 
-bitflags::bitflags! {
-    /// The items of `log` and `-d`.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-    pub struct LogMask: u32 {
-        const OUT_ASM = 1 << 0;
-        const IN_ASM = 1 << 1;
-        const OP = 1 << 2;
-        const INT = 1 << 4;
-        const CPU = 1 << 8;
-        const UNIMP = 1 << 10;
-        const GUEST_ERRORS = 1 << 11;
-    }
-}
+/// Monitor → whoever logs: log these items of `LOG_ITEMS` from now on, and no others.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SetLogMask(pub Vec<&'static str>);
 
-/// Name, bit and meaning of each log item, in the order in which help lists them.
-pub const LOG_ITEMS: &[(&str, LogMask, &str)] = &[
-    ("out_asm", LogMask::OUT_ASM, "host code of each translated block"),
-    ("in_asm", LogMask::IN_ASM, "guest instructions of each translated block"),
-    ("op", LogMask::OP, "intermediate code of each translated block"),
-    ("int", LogMask::INT, "traps and interrupts, one line each"),
-    ("cpu", LogMask::CPU, "registers before each block (very many lines)"),
-    ("unimp", LogMask::UNIMP, "uses of what is not implemented"),
-    ("guest_errors", LogMask::GUEST_ERRORS, "things a correct guest does not do"),
-];
-
-impl LogMask {
-    /// Parse a comma-separated list of items; `none` alone clears all. The error is the first
-    /// item that is not known.
+impl SetLogMask {
+    /// Parse a comma-separated list (`all` is every item); `none` alone clears all. The error is the first item that
+    /// is not known.
     pub fn parse(list: &str) -> Result<Self, String> {
         if list == "none" {
-            return Ok(Self::empty());
+            return Ok(Self(Vec::new()));
         }
-        list.split(',').try_fold(Self::empty(), |mask, item| {
-            let found = LOG_ITEMS.iter().find(|(name, ..)| *name == item);
-            found.map(|(_, bit, _)| mask | *bit).ok_or_else(|| item.to_owned())
-        })
+        let mut items = Vec::new();
+        for word in list.split(',') {
+            let before = items.len();
+            let named = LOG_ITEMS.iter().map(|(name, _)| *name);
+            items.extend(named.filter(|name| word == "all" || *name == word));
+            if items.len() == before {
+                return Err(word.to_owned());
+            }
+        }
+        items.sort_unstable();
+        items.dedup();
+        Ok(Self(items))
     }
 }
-
-/// Monitor → whoever logs: log these items from now on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
-#[rtype(result = "()")]
-pub struct SetLogMask(pub LogMask);
 
 /// What `query-machines` says of a machine type.
 #[derive(Debug, Clone, serde::Serialize)]

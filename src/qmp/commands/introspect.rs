@@ -34,9 +34,9 @@ impl Command for QmpCapabilities {
 /// QAPI `VersionTriple`.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct VersionTriple {
-    pub micro: u32,
-    pub minor: u32,
     pub major: u32,
+    pub minor: u32,
+    pub micro: u32,
 }
 
 /// QAPI `VersionInfo`.
@@ -48,7 +48,7 @@ pub struct VersionInfo {
 
 /// The version of QEMU that clients may take us for, and our own as its package.
 pub const VERSION: VersionInfo = VersionInfo {
-    qemu: VersionTriple { micro: 2, minor: 0, major: 10 },
+    qemu: VersionTriple { major: 10, minor: 0, micro: 2 },
     package: concat!("understudy ", env!("CARGO_PKG_VERSION")),
 };
 

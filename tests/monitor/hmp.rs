@@ -1,0 +1,337 @@
+//! HMP sessions and commands.
+
+use std::sync::Arc;
+
+use actix::Addr;
+use understudy::chardev::message::CharEvent;
+use understudy::hmp::session;
+use understudy::machine::message::{DeviceNode, MachineTree, MemoryNode, RomNode, RunState};
+use understudy::qmp::monitor::{ExecuteHuman, Monitor};
+
+use crate::harness::{MockVm, RAM_BASE, Terminal, With, monitor};
+
+const BANNER: &str = "QEMU 10.0.2 monitor - type 'help' for more information\r\n";
+
+async fn run(monitor: &Addr<Monitor>, lines: &[(&str, &str)]) {
+    let mut state = Default::default();
+    for (line, expected) in lines {
+        let reply = monitor.send(ExecuteHuman { line: (*line).into(), state }).await.unwrap();
+        assert_eq!(reply.text, *expected, "{line}");
+        state = reply.state;
+    }
+}
+
+#[actix::test]
+async fn a_session_on_a_socket() {
+    let vm = MockVm { state: RunState::Running, ..Default::default() };
+    let (vm, monitor) = monitor(vm);
+    let (backend, mut terminal) = Terminal::new();
+    session::attach(backend, monitor);
+    terminal.event(CharEvent::Opened).await;
+    assert_eq!(terminal.until("(qemu) ").await, format!("{BANNER}(qemu) "));
+    terminal.type_bytes(b"c\r\n").await;
+    assert_eq!(terminal.until("(qemu) \r\n(qemu) ").await, "c\x1b[K\r\n(qemu) \r\n(qemu) ");
+    terminal.type_bytes(b"?\x08info status\n").await;
+    let echoed = terminal.until("(qemu) ").await;
+    assert!(echoed.ends_with("info status\x1b[K\r\nVM status: running\r\n(qemu) "), "{echoed:?}");
+    // Another client gets a banner of its own and none of the first one's line.
+    terminal.type_bytes(b"half a li").await;
+    terminal.rest().await;
+    terminal.event(CharEvent::Closed).await;
+    terminal.event(CharEvent::Opened).await;
+    assert_eq!(terminal.until("(qemu) ").await, format!("{BANNER}(qemu) "));
+    // Nothing follows the command that ends the process.
+    terminal.type_bytes(b"q\n").await;
+    assert_eq!(terminal.rest().await, b"q\x1b[K\r\n");
+    let seen = Box::new(|vm: &mut MockVm| assert_eq!(vm.shutdowns.len(), 1));
+    vm.send(With(seen)).await.unwrap();
+}
+
+/// As `-nographic` has it: the banner waits for the focus, and a line does not survive losing it.
+#[actix::test]
+async fn a_session_behind_a_mux() {
+    let (_vm, monitor) = monitor(MockVm::default());
+    let (backend, mut terminal) = Terminal::new();
+    session::attach(backend, monitor);
+    terminal.event(CharEvent::MuxOut).await;
+    terminal.event(CharEvent::Opened).await;
+    assert_eq!(terminal.rest().await, b"");
+    terminal.event(CharEvent::MuxIn).await;
+    assert_eq!(terminal.until("(qemu) ").await, format!("{BANNER}(qemu) "));
+    terminal.type_bytes(b"in").await;
+    assert_eq!(terminal.rest().await, b"i\x1b[K\x1b[Din\x1b[K");
+    terminal.event(CharEvent::MuxOut).await;
+    assert_eq!(terminal.rest().await, b"\r\n");
+    terminal.event(CharEvent::MuxIn).await;
+    terminal.type_bytes(b"p 1\r").await;
+    let expected = "(qemu) p\x1b[K\x1b[Dp \x1b[K\x1b[D\x1b[Dp 1\x1b[K\r\n0x1\r\n(qemu) ";
+    assert_eq!(String::from_utf8(terminal.rest().await).unwrap(), expected);
+}
+
+#[actix::test]
+async fn command_lines() {
+    let (_vm, monitor) = monitor(MockVm { state: RunState::Running, ..Default::default() });
+    run(
+        &monitor,
+        &[
+            ("", ""),
+            ("   ", ""),
+            ("nosuch", "unknown command: 'nosuch'\n"),
+            ("# comment", "unknown command: '#'\n"),
+            ("INFO status", "unknown command: 'INFO'\n"),
+            ("info  nosuch x", "unknown command: 'info  nosuch'\n"),
+            ("info  status", "VM status: running\n"),
+            (
+                "info status extra",
+                "status: extraneous characters at the end of line\nTry \"help info status\" for more information\n",
+            ),
+            (
+                "stop extra",
+                "stop|s: extraneous characters at the end of line\nTry \"help stop\" for more information\n",
+            ),
+            ("s", ""),
+            ("info status", "VM status: paused\n"),
+            ("system_reset", ""),
+            ("info status", "VM status: paused (prelaunch)\n"),
+            ("x", "unexpected end of expression\nTry \"help x\" for more information\n"),
+            ("info name", ""),
+            ("info uuid", "00000000-0000-0000-0000-000000000000\n"),
+            ("info kvm", "kvm support: not compiled\n"),
+            ("cpu 1", ""),
+            ("info cpus", "  CPU #0: thread_id=100\n* CPU #1: thread_id=101\n"),
+            ("cpu 9", "invalid CPU index\n"),
+            ("info registers 5", "CPU#5 not available\n"),
+            ("info mem", "No translation or protection\n"),
+            ("log int,in_asm", ""),
+            ("help nosuch", "unknown command: 'nosuch'\n"),
+            ("help info nosuch", "unknown command: 'info nosuch'\n"),
+            ("help cont x", "cont|c  -- let the guest run\n"),
+            ("help info uuid", "info uuid  -- the machine's UUID\n"),
+            ("memsave 0 1 \"/nonexistent/x\"", "Error: Could not open '/nonexistent/x': No such file or directory\n"),
+        ],
+    )
+    .await;
+    let state = Default::default();
+    let info = monitor.send(ExecuteHuman { line: "info".into(), state }).await.unwrap().text;
+    let help = monitor.send(ExecuteHuman { line: "? info".into(), state }).await.unwrap().text;
+    assert!(info == help && info.lines().all(|line| line.starts_with("info ")), "{info}");
+    let bad = monitor.send(ExecuteHuman { line: "log x".into(), state }).await.unwrap().text;
+    let help = monitor.send(ExecuteHuman { line: "help log".into(), state }).await.unwrap().text;
+    assert!(bad == help && bad.starts_with("Log items (comma separated):\nnone   "), "{bad}");
+}
+
+/// OpenSBI's first instructions, as QEMU shows them.
+#[actix::test]
+async fn memory_dumps() {
+    let mut vm = MockVm::default();
+    for (i, word) in
+        [0x0005_0433u32, 0x0005_84b3, 0x0006_0933, 0x65c0_00ef, 0x8082].iter().enumerate()
+    {
+        vm.ram[i * 4..i * 4 + 4].copy_from_slice(&word.to_le_bytes());
+    }
+    vm.hart.pc = RAM_BASE;
+    vm.hart.x[10] = 42;
+    let (_vm, monitor) = monitor(vm);
+    run(
+        &monitor,
+        &[
+            ("xp/4xw 0x80000000", "0000000080000000: 0x00050433 0x000584b3 0x00060933 0x65c000ef\n"),
+            ("xp/3xb 0x80000001", "0000000080000001: 0x04 0x05 0x00\n"),
+            ("xp/2xh 0x80000000", "0000000080000000: 0x0433 0x0005\n"),
+            (
+                "xp/3xg 0x80000000",
+                "0000000080000000: 0x000584b300050433 0x65c000ef00060933\n0000000080000010: 0x0000000000008082\n",
+            ),
+            ("x 0x80000000", "0000000080000000: 0x000584b300050433\n"),
+            ("x/2d 0x80000000", "0000000080000000:     1553279217894451  7331861219856746803\n"),
+            (
+                "x/1c 0x80000000",
+                "0000000080000000: '3' '\\x04' '\\x05' '\\x00' '\\xb3' '\\x84' '\\x05' '\\x00'\n",
+            ),
+            ("x/0x 0", ""),
+            ("x/x 0", "0000000000000000: Cannot access memory\n"),
+            ("xp/x 0xfffffffffffffff0", "fffffffffffffff0: Cannot access memory\n"),
+            (
+                "x/2i $pc",
+                "0x80000000:  00050433          add                     s0,a0,zero\n0x80000004:  000584b3          add                     s1,a1,zero\n",
+            ),
+            ("x/1i $pc+16", "0x80000010:  8082              ret\n"),
+            ("p/i 4", "4\n"),
+            ("p/d -1", "-1\n"),
+            ("p/u -1", "18446744073709551615\n"),
+            ("p/c 65", "'A'\n"),
+            ("p/o 8", "010\n"),
+            ("p 'a'", "0141\n"),
+            ("p/x $a0 + $x10", "0x54\n"),
+            ("p $mip", "0x80\n"),
+            ("p $nosuch", "unknown register\nTry \"help p\" for more information\n"),
+            ("p 1 1", "print|p: extraneous characters at the end of line\nTry \"help p\" for more information\n"),
+        ],
+    )
+    .await;
+}
+
+#[actix::test]
+async fn registers_are_laid_out_as_qemu_lays_them_out() {
+    let mut vm = MockVm::default();
+    vm.hart.pc = 0x8000_04f0;
+    vm.hart.x[31] = 4;
+    vm.hart.f[31] = 0xffff_ffff_0000_0000;
+    vm.hart.frm = 1;
+    vm.hart.fflags = 3;
+    let (_vm, monitor) = monitor(vm);
+    let state = Default::default();
+    let one = monitor.send(ExecuteHuman { line: "info registers".into(), state }).await.unwrap();
+    let lines: Vec<&str> = one.text.lines().collect();
+    assert_eq!(
+        lines[..4],
+        ["", "CPU#0", " pc       00000000800004f0", " mhartid  0000000000000000"]
+    );
+    assert_eq!(lines[5], " mip      0000000000000080");
+    assert_eq!(lines[19], " satp     0000000000000000");
+    assert_eq!(
+        lines[27],
+        " x28/t3   0000000000000000 x29/t4   0000000000000000 x30/t5   0000000000000000 x31/t6   0000000000000004"
+    );
+    assert_eq!(lines[28], " fcsr     0000000000000023");
+    assert_eq!(
+        lines[36],
+        " f28/ft8  0000000000000000 f29/ft9  0000000000000000 f30/ft10 0000000000000000 f31/ft11 ffffffff00000000"
+    );
+    let all = monitor.send(ExecuteHuman { line: "info registers -a".into(), state }).await.unwrap();
+    assert_eq!(
+        all.text,
+        format!(
+            "{}{}",
+            one.text,
+            one.text
+                .replace("CPU#0", "CPU#1")
+                .replace("mhartid  0000000000000000", "mhartid  0000000000000001")
+        )
+    );
+}
+
+/// Sv39: a gigapage, two pages that continue each other, one with other flags, and a table that
+/// points to itself.
+#[actix::test]
+async fn page_tables() {
+    let mut vm = MockVm::default();
+    let mut entry = |table: usize, index: usize, value: u64| {
+        let at = table * 4096 + index * 8;
+        vm.ram[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    };
+    let pointer = |table: u64| (RAM_BASE + table * 4096) >> 12 << 10 | 1;
+    entry(0, 0, pointer(1));
+    entry(1, 0, pointer(2));
+    entry(2, 4, 0x80000 << 10 | 0xcf);
+    entry(2, 5, 0x80001 << 10 | 0xcf);
+    entry(2, 6, 0x80002 << 10 | 0x4b);
+    entry(0, 510, 0x80000 << 10 | 0xef);
+    entry(0, 511, 0);
+    vm.hart.satp = 8 << 60 | RAM_BASE >> 12;
+    let (vm, monitor) = monitor(vm);
+    let head = "vaddr            paddr            size             attr\n---------------- ---------------- ---------------- -------\n";
+    let last = "0000000000006000 0000000080002000 0000000000001000 r-x--a-\n\
+                ffffffff80000000 0000000080000000 0000000040000000 rwx-gad\n";
+    let merged = "0000000000004000 0000000080000000 0000000000002000 rwx--ad\n";
+    let single = "0000000000004000 0000000080000000 0000000000001000 rwx--ad\n\
+                  0000000000005000 0000000080001000 0000000000001000 rwx--ad\n";
+    run(
+        &monitor,
+        &[
+            ("info mem", &format!("{head}{merged}{last}")),
+            ("info tlb", &format!("{head}{single}{last}")),
+        ],
+    )
+    .await;
+    // Every entry of the root leads back to it: the walk ends and says so.
+    let circle = move |vm: &mut MockVm| {
+        vm.ram[..4096].chunks_mut(8).for_each(|e| e.copy_from_slice(&pointer(0).to_le_bytes()));
+        vm.hart.satp = 10 << 60 | RAM_BASE >> 12;
+    };
+    vm.send(With(Box::new(circle))).await.unwrap();
+    run(&monitor, &[("info mem", &format!("{head}(there is more: too many page tables)\n"))]).await;
+}
+
+#[actix::test]
+async fn trees() {
+    let region = |start, end_inclusive, kind, name: &str| MemoryNode {
+        start,
+        end_inclusive,
+        kind,
+        name: name.into(),
+    };
+    let disk = DeviceNode {
+        type_name: "virtio-blk-device".into(),
+        id: "d0".into(),
+        properties: vec![("drive".into(), "\"x\"".into())],
+        ..Default::default()
+    };
+    let transport = DeviceNode {
+        type_name: "virtio-mmio".into(),
+        mmio: vec![(0x1000_1000, 0x200)],
+        buses: vec![("virtio-mmio-bus.0".into(), "virtio-mmio-bus".into(), vec![disk])],
+        ..Default::default()
+    };
+    let tree = MachineTree {
+        memory: vec![
+            region(0x8000_0000, 0x8fff_ffff, "ram", "riscv_virt_board.ram"),
+            region(0x1000, 0xffff, "rom", "riscv_virt_board.mrom"),
+        ],
+        devices: vec![transport],
+        roms: vec![
+            RomNode { addr: 0x1000, size: 0x28, name: "mrom.reset".into() },
+            RomNode { addr: 0x8000_0000, size: 0x42868, name: "fw.bin".into() },
+        ],
+    };
+    let (_vm, monitor) = monitor(MockVm { tree: Arc::new(tree), ..Default::default() });
+    run(
+        &monitor,
+        &[
+            (
+                "info mtree",
+                "address-space: memory
+  0000000000000000-ffffffffffffffff (prio 0, i/o): system
+    0000000000001000-000000000000ffff (prio 0, rom): riscv_virt_board.mrom
+    0000000080000000-000000008fffffff (prio 0, ram): riscv_virt_board.ram
+
+",
+            ),
+            (
+                "info mtree -f",
+                "FlatView #0
+ AS \"memory\", root: system
+ AS \"cpu-memory-0\", root: system
+ AS \"cpu-memory-1\", root: system
+ Root memory region: system
+  0000000000001000-000000000000ffff (prio 0, rom): riscv_virt_board.mrom
+  0000000080000000-000000008fffffff (prio 0, ram): riscv_virt_board.ram
+
+",
+            ),
+            (
+                "info mtree -x",
+                "mtree: unsupported option -x\nTry \"help info mtree\" for more information\n",
+            ),
+            (
+                "info qtree",
+                "bus: main-system-bus
+  type System
+  dev: virtio-mmio, id \"\"
+    mmio 0000000010001000/0000000000000200
+    bus: virtio-mmio-bus.0
+      type virtio-mmio-bus
+      dev: virtio-blk-device, id \"d0\"
+        drive = \"x\"
+",
+            ),
+            (
+                "info roms",
+                "addr=0000000000001000 size=0x000028 mem=rom name=\"mrom.reset\"
+addr=0000000080000000 size=0x042868 mem=ram name=\"fw.bin\"
+",
+            ),
+        ],
+    )
+    .await;
+}
