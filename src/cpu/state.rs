@@ -66,8 +66,12 @@ pub struct HartState {
     pub minstret_offset: u64,
     pub mhpmcounter: [u64; HPM_COUNTERS],
     pub mhpmevent: [u64; HPM_COUNTERS],
+    /// `mhpmcounter3..31` that went past their end since they were last set, a bit each at the
+    /// counter's number.
+    pub hpm_wrapped: u32,
     pub tselect: u64,
     pub tdata: [[u64; 3]; 2],
+    pub mcontext: u64,
     /// LR reservation: physical address (`NO_RESERVATION` when none) and value seen.
     pub reservation: u64,
     pub reservation_value: u64,
@@ -116,8 +120,10 @@ impl Default for HartState {
             minstret_offset: 0,
             mhpmcounter: [0; HPM_COUNTERS],
             mhpmevent: [0; HPM_COUNTERS],
+            hpm_wrapped: 0,
             tselect: 0,
             tdata: [[0; 3]; 2],
+            mcontext: 0,
             reservation: NO_RESERVATION,
             reservation_value: 0,
         }

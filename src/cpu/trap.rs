@@ -1,7 +1,7 @@
 //! Traps: entry (Privileged spec 3.1.6–3.1.16, 12.1), choice of the pending interrupt, reset, and
 //! the two returns.
 
-use super::csr::bits::*;
+use super::csr::{self, bits::*};
 use super::hart::{Hart, Trap};
 use super::irq::{LCOFIP, MEIP, MSIP, MTIP, SEIP, SSIP, STIP};
 use super::state::{HartState, NO_RESERVATION, Privilege};
@@ -41,27 +41,26 @@ pub fn take(hart: &mut Hart, trap: Trap) {
     let to_supervisor =
         s.privilege != Privilege::Machine && code < 64 && delegated >> code & 1 != 0;
     let from = s.privilege as u64;
-    let vector = if to_supervisor {
+    let (to, vector) = if to_supervisor {
         let spie = if s.mstatus & SIE != 0 { SPIE } else { 0 };
         let spp = if s.privilege == Privilege::User { 0 } else { SPP };
         s.mstatus = s.mstatus & !(SIE | SPIE | SPP) | spie | spp;
         s.sepc = s.pc;
         s.scause = trap.cause;
         s.stval = trap.tval;
-        s.privilege = Privilege::Supervisor;
-        s.stvec
+        (Privilege::Supervisor, s.stvec)
     } else {
         let mpie = if s.mstatus & MIE != 0 { MPIE } else { 0 };
         s.mstatus = s.mstatus & !(MIE | MPIE | MPP) | mpie | from << MPP_SHIFT;
         s.mepc = s.pc;
         s.mcause = trap.cause;
         s.mtval = trap.tval;
-        s.privilege = Privilege::Machine;
-        s.mtvec
+        (Privilege::Machine, s.mtvec)
     };
     let base = vector & !3;
     s.pc = if interrupt && vector & 3 == 1 { base.wrapping_add(4 * code) } else { base };
     s.waiting = false;
+    csr::set_privilege(hart, to);
     hart.context_changed();
 }
 
@@ -99,8 +98,8 @@ pub(super) fn return_from_machine(hart: &mut Hart) {
     if to != Privilege::Machine {
         s.mstatus &= !MPRV;
     }
-    s.privilege = to;
     s.pc = s.mepc;
+    csr::set_privilege(hart, to);
     hart.context_changed();
 }
 
@@ -110,8 +109,8 @@ pub(super) fn return_from_supervisor(hart: &mut Hart) {
     let to = if s.mstatus & SPP != 0 { Privilege::Supervisor } else { Privilege::User };
     let sie = if s.mstatus & SPIE != 0 { SIE } else { 0 };
     s.mstatus = s.mstatus & !(SIE | SPP | MPRV) | sie | SPIE;
-    s.privilege = to;
     s.pc = s.sepc;
+    csr::set_privilege(hart, to);
     hart.context_changed();
 }
 

@@ -10,6 +10,7 @@ mod permission;
 use bits::*;
 use number::*;
 
+pub(super) use counters::set_privilege;
 pub use counters::update_stimer;
 
 use super::hart::{Hart, Trap};
@@ -44,6 +45,9 @@ const MATCHLESS_TRIGGER: u64 = 2 << 60;
 /// `tinfo`: type 2 is all there is.
 const TRIGGER_TYPES: u64 = 1 << 2;
 
+/// `mcontext` without H (debug spec 5.7.7).
+const MCONTEXT_MASK: u64 = 0x1fff;
+
 fn illegal() -> Trap {
     Trap { cause: ILLEGAL_INSTRUCTION, tval: 0 }
 }
@@ -67,7 +71,7 @@ pub fn write(hart: &mut Hart, csr: u16, value: u64) -> Result<(), Trap> {
 }
 
 /// The value of a CSR for a debugger or monitor, whatever the mode; `None` when this hart has no
-/// such CSR. Does not change anything.
+/// such CSR.
 pub fn inspect(hart: &mut Hart, csr: u16) -> Option<u64> {
     (csr != SEED && permission::exists(hart, csr)).then(|| get(hart, csr))
 }
@@ -116,7 +120,12 @@ pub(super) fn get(hart: &mut Hart, csr: u16) -> u64 {
         MENVCFG => s.menvcfg,
         MSTATEEN0..=MSTATEEN3 => s.mstateen[usize::from(csr - MSTATEEN0)],
         MCOUNTINHIBIT => s.mcountinhibit,
-        MHPMEVENT3..=MHPMEVENT31 => s.mhpmevent[usize::from(csr - MHPMEVENT3)],
+        MHPMEVENT3..=MHPMEVENT31 => {
+            counters::note_overflows(hart);
+            hart.state.mhpmevent[usize::from(csr - MHPMEVENT3)]
+        }
+        SCOUNTOVF => counters::overflows(hart),
+        MCONTEXT => s.mcontext,
         MSCRATCH => s.mscratch,
         MEPC => s.mepc,
         MCAUSE => s.mcause,
@@ -212,6 +221,7 @@ pub(super) fn set(hart: &mut Hart, csr: u16, value: u64) {
             let i = (hart.state.tselect % TRIGGERS) as usize;
             hart.state.tdata[i][1] = value;
         }
+        MCONTEXT => hart.state.mcontext = value & MCONTEXT_MASK,
         MCYCLE..=MHPMCOUNTER31 => counters::set(hart, usize::from(csr - MCYCLE), value),
         // Fields that are all read-only: misa, sstateen, tdata1, tdata3, tinfo, seed.
         _ => {}
@@ -377,3 +387,6 @@ fn seed() -> u64 {
         _ => WAIT,
     }
 }
+
+#[cfg(test)]
+mod tests;
