@@ -5,6 +5,9 @@ pub mod clock;
 pub mod devicetree;
 pub mod fdt;
 pub mod firmware;
+/// The guest that runs when there is nothing else to run.
+#[path = "../../guests/greeter/mod.rs"]
+pub mod greeter;
 pub mod loader;
 pub mod memory;
 pub mod memory_map;
