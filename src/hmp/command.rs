@@ -108,9 +108,10 @@ async fn run(call: &mut Call, line: &str) {
     let Action::Run(handler) = &command.action else {
         return super::control::list(&mut call.out, &[line.trim()]);
     };
+    let cpu = call.state.cpu;
     let needs_registers = rest.contains('$');
-    let snapshot = if needs_registers { call.hart(call.state.cpu).await.ok() } else { None };
-    let register = |name: &str| snapshot.as_ref().and_then(|s| registers::value(s, name));
+    let snapshot = if needs_registers { call.hart(cpu).await.ok() } else { None };
+    let register = |name: &str| snapshot.as_ref().and_then(|s| registers::value(s, cpu, name));
     match arguments::parse(command.names, command.arguments, rest, &mut call.state, &register) {
         Ok(arguments) => call.arguments = arguments,
         Err(error) => {

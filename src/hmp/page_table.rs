@@ -12,6 +12,8 @@ const LEVEL_BITS: u32 = 9;
 const ENTRIES: u64 = 1 << LEVEL_BITS;
 /// Tables read before the walk gives up: a guest's tables may lead in circles.
 const MAX_TABLES: usize = 16 << 10;
+/// Mappings listed before the walk gives up, more than a listing has room for.
+const MAX_MAPPINGS: usize = 64 << 10;
 
 const PTE_V: u64 = 1 << 0;
 /// R, W and X: any of them makes an entry a leaf.
@@ -78,7 +80,7 @@ pub(super) async fn walk(call: &Call, hart: &HartSnapshot, merge: bool) -> Resul
             }
             Pending::Table { addr, vaddr, level } => (addr, vaddr, level),
         };
-        if tables == MAX_TABLES {
+        if tables == MAX_TABLES || list.len() >= MAX_MAPPINGS {
             return Ok(Walk::Mappings { list, truncated: true });
         }
         tables += 1;

@@ -125,12 +125,7 @@ impl Readline {
             }
             0x17 => self.delete_word(),
             0x1b => self.escape = Escape::Started,
-            0x08 | 0x7f => {
-                if self.cursor > 0 {
-                    self.cursor -= 1;
-                    self.delete();
-                }
-            }
+            0x08 | 0x7f => self.backspace(),
             0x9b => self.escape = Escape::Control(0),
             0x20.. => self.insert(byte),
             _ => {}
@@ -195,6 +190,13 @@ impl Readline {
     fn delete(&mut self) {
         if self.cursor < self.line.len() {
             self.line.remove(self.cursor);
+        }
+    }
+
+    fn backspace(&mut self) {
+        if self.cursor > 0 {
+            self.cursor -= 1;
+            self.delete();
         }
     }
 

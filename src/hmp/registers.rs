@@ -82,7 +82,7 @@ fn bank(out: &mut String, letter: char, names: &[&str; 32], values: &[u64; 32]) 
 }
 
 /// The register that `$name` means: `pc`, `x10`, `a0`, `f10`, `fa0`, or a CSR of the list.
-pub(super) fn value(snapshot: &HartSnapshot, name: &str) -> Option<u64> {
+pub(super) fn value(snapshot: &HartSnapshot, cpu: u32, name: &str) -> Option<u64> {
     let state = &snapshot.state;
     if let Some(i) = index(&X_NAMES, 'x', name) {
         return state.x.get(i).copied();
@@ -93,9 +93,7 @@ pub(super) fn value(snapshot: &HartSnapshot, name: &str) -> Option<u64> {
     match name {
         "fp" => Some(state.x[8]),
         "fcsr" if snapshot.isa.f => Some(fcsr(state)),
-        // The hart's own number is no secret to who chose it; it is not kept in its state.
-        "mhartid" => None,
-        _ => system_registers(snapshot, 0).iter().find(|(n, _)| *n == name).map(|(_, v)| *v),
+        _ => system_registers(snapshot, cpu).iter().find(|(n, _)| *n == name).map(|(_, v)| *v),
     }
 }
 

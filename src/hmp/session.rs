@@ -29,6 +29,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>) -> Addr<HmpSession> 
         readline: Readline::default(),
         state: HmpState::default(),
         opened: false,
+        connection: 0,
         focused: true,
         granted: 0,
         input: VecDeque::new(),
@@ -48,6 +49,8 @@ pub struct HmpSession {
     readline: Readline,
     state: HmpState,
     opened: bool,
+    /// Counts connections, so that a reply to an earlier client is not sent to the next.
+    connection: u64,
     /// Not behind a mux, or in its focus. Output waits while this is false.
     focused: bool,
     /// Credit given and not used.
@@ -82,8 +85,8 @@ impl Handler<CharEvent> for HmpSession {
     fn handle(&mut self, event: CharEvent, ctx: &mut Self::Context) {
         match event {
             CharEvent::Opened => {
+                self.disconnect();
                 self.opened = true;
-                self.input.clear();
                 let version = VERSION.qemu;
                 self.print(&format!("QEMU {version} monitor - type 'help' for more information\n"));
                 // Behind a mux the prompt comes with the focus.
@@ -91,11 +94,7 @@ impl Handler<CharEvent> for HmpSession {
                     self.restart();
                 }
             }
-            CharEvent::Closed => {
-                self.opened = false;
-                self.input.clear();
-                self.output.clear();
-            }
+            CharEvent::Closed => self.disconnect(),
             CharEvent::MuxIn => {
                 self.focused = true;
                 if self.opened {
@@ -151,6 +150,14 @@ impl Handler<FlushOutput> for HmpSession {
 }
 
 impl HmpSession {
+    fn disconnect(&mut self) {
+        self.opened = false;
+        self.connection += 1;
+        self.executing = false;
+        self.input.clear();
+        self.output.clear();
+    }
+
     /// An empty line behind a fresh prompt.
     fn restart(&mut self) {
         self.readline.restart();
@@ -182,7 +189,11 @@ impl HmpSession {
     fn execute(&mut self, line: String, ctx: &mut Context<Self>) {
         self.executing = true;
         let execution = self.monitor.send(ExecuteHuman { line, state: self.state });
-        let done = execution.into_actor(self).map(|answer, session, ctx| {
+        let connection = self.connection;
+        let done = execution.into_actor(self).map(move |answer, session, ctx| {
+            if session.connection != connection {
+                return;
+            }
             session.executing = false;
             let mut ends = false;
             match answer {
@@ -193,9 +204,7 @@ impl HmpSession {
                 }
                 Err(_) => session.print("Error: The monitor has failed\n"),
             }
-            if !session.opened {
-                session.output.clear();
-            } else if session.focused && !ends {
+            if session.focused && !ends {
                 session.readline.prompt(&mut session.output);
             }
             session.advance(ctx);

@@ -268,3 +268,57 @@ fn is_character(c: char) -> bool {
     let code = c as u32;
     !(0xfdd0..=0xfdef).contains(&code) && code & 0xfffe != 0xfffe
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn documents(stream: &mut JsonStream, input: &[u8]) -> Vec<Document> {
+        let mut out = Vec::new();
+        input.iter().for_each(|&byte| stream.feed(byte, |document| out.push(document)));
+        out
+    }
+
+    proptest! {
+        /// Whatever was sent, 0xff and a document after it: the last thing out is the document.
+        /// Clients resynchronise this way.
+        #[test]
+        fn a_client_can_always_resynchronise(
+            noise in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..300),
+                prop::collection::vec(prop::sample::select(&b"{}[]:,\"'\\u0123.e-+atrufl\x7f\xc3\xff \n"[..]), 0..300),
+            ],
+        ) {
+            let mut stream = JsonStream::default();
+            documents(&mut stream, &noise);
+            let after = documents(&mut stream, b"\xff\n{'a': [1]}");
+            prop_assert_eq!(after.last(), Some(&Ok(serde_json::json!({"a": [1]}))));
+        }
+
+        /// What is written is read back.
+        #[test]
+        fn written_values_are_read_back(text in ".*", float in any::<f64>(), int in any::<i64>()) {
+            prop_assume!(text.chars().all(is_character) && float.is_finite());
+            let value = serde_json::json!({"s": text, "f": float, "i": int});
+            let line = crate::qmp::json::line(&value, int % 2 == 0);
+            prop_assert!(line.is_ascii());
+            let read = documents(&mut JsonStream::default(), &line).remove(0).unwrap();
+            prop_assert_eq!(&read["s"], &value["s"]);
+            prop_assert_eq!(&read["i"], &value["i"]);
+            prop_assert_eq!(read["f"].as_f64(), Some(float));
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let mut stream = JsonStream::default();
+        let long = [b"'".as_slice(), &vec![b'x'; MAX_TOKEN_SIZE + 9], b"'\n1 "].concat();
+        let found = documents(&mut stream, &long);
+        assert_eq!(found, [Err("JSON token size limit exceeded".into()), Ok(1.into())]);
+        let many = "[".to_owned() + &"1,".repeat(MAX_TOKEN_COUNT / 2);
+        let found = documents(&mut stream, many.as_bytes());
+        assert_eq!(found, [Err("JSON token count limit exceeded".into())]);
+    }
+}

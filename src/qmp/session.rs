@@ -181,12 +181,12 @@ impl Handler<Executed> for QmpSession {
     type Result = ();
 
     fn handle(&mut self, done: Executed, ctx: &mut Self::Context) {
-        if done.connection == self.connection {
-            self.reply(done.id, done.result);
+        // What an earlier client asked for concerns nobody any more.
+        if done.connection != self.connection {
+            return;
         }
-        if !done.out_of_band {
-            self.executing = false;
-        }
+        self.executing &= done.out_of_band;
+        self.reply(done.id, done.result);
         self.advance(ctx);
     }
 }
@@ -212,6 +212,7 @@ impl QmpSession {
         self.stream = JsonStream::default();
         self.input.clear();
         self.requests.clear();
+        self.executing = false;
         self.output.clear();
         self.dropped_events = 0;
     }

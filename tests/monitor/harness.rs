@@ -357,3 +357,16 @@ pub fn monitor(vm: MockVm) -> (Addr<MockVm>, Addr<Monitor>) {
     let link = MachineLink::to(&vm, Outlet::Unconnected);
     (vm, Monitor::start_bounded(link, info(), Duration::from_millis(200)))
 }
+
+/// `\xNN` in a transcript is a byte; JSON has no such escape.
+pub fn bytes_of(line: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = line;
+    while let Some(at) = rest.find("\\x") {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        out.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).unwrap());
+        rest = &rest[at + 4..];
+    }
+    out.extend_from_slice(rest.as_bytes());
+    out
+}

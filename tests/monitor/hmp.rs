@@ -8,7 +8,7 @@ use understudy::hmp::session;
 use understudy::machine::message::{DeviceNode, MachineTree, MemoryNode, RomNode, RunState};
 use understudy::qmp::monitor::{ExecuteHuman, Monitor};
 
-use crate::harness::{MockVm, RAM_BASE, Terminal, With, monitor};
+use crate::harness::{MockVm, RAM_BASE, Terminal, With, bytes_of, monitor};
 
 const BANNER: &str = "QEMU 10.0.2 monitor - type 'help' for more information\r\n";
 
@@ -66,6 +66,27 @@ async fn a_session_behind_a_mux() {
     terminal.type_bytes(b"p 1\r").await;
     let expected = "(qemu) p\x1b[K\x1b[Dp \x1b[K\x1b[D\x1b[Dp 1\x1b[K\r\n0x1\r\n(qemu) ";
     assert_eq!(String::from_utf8(terminal.rest().await).unwrap(), expected);
+}
+
+/// Transcript D31: every byte that comes back for each burst of keys.
+#[actix::test]
+async fn echo() {
+    let (_vm, monitor) = monitor(MockVm { state: RunState::Running, ..Default::default() });
+    let (backend, mut terminal) = Terminal::new();
+    session::attach(backend, monitor);
+    terminal.event(CharEvent::Opened).await;
+    terminal.until("(qemu) ").await;
+    for line in include_str!("data/echo.txt").lines() {
+        if let Some(keys) = line.strip_prefix("C: ") {
+            terminal.type_bytes(&bytes_of(keys)).await;
+        } else if let Some(expected) = line.strip_prefix("S: ") {
+            let found = terminal.rest().await;
+            assert_eq!(
+                found.escape_ascii().to_string(),
+                bytes_of(expected).escape_ascii().to_string()
+            );
+        }
+    }
 }
 
 #[actix::test]

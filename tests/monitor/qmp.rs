@@ -5,7 +5,7 @@ use understudy::chardev::message::CharEvent;
 use understudy::machine::message::{RunState, ShutdownCause, VmEvent};
 use understudy::qmp::session;
 
-use crate::harness::{MockVm, Terminal, With, monitor};
+use crate::harness::{MockVm, Terminal, With, bytes_of, monitor};
 
 /// The package that the transcripts were made with, and ours: the one difference allowed.
 const THEIR_PACKAGE: &str = "Debian 1:10.0.2+ds-2+deb13u1~bpo12+1";
@@ -26,19 +26,6 @@ async fn negotiated(vm: MockVm) -> (actix::Addr<MockVm>, Terminal) {
     terminal.type_bytes(b"{'execute': 'qmp_capabilities'}").await;
     assert_eq!(terminal.line().await, r#"{"return": {}}"#);
     (vm, terminal)
-}
-
-/// `\xNN` in a transcript is a byte; JSON has no such escape.
-fn bytes_of(line: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = line;
-    while let Some(at) = rest.find("\\x") {
-        out.extend_from_slice(rest[..at].as_bytes());
-        out.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).unwrap());
-        rest = &rest[at + 4..];
-    }
-    out.extend_from_slice(rest.as_bytes());
-    out
 }
 
 /// Replay a transcript: what the client sends, and every byte of what must come back.
