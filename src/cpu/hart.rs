@@ -53,6 +53,8 @@ pub struct Hart {
     /// Pages that this hart translated from while another hart could still write them unseen,
     /// with the hash of their bytes then and what to wait for.
     pub unsettled_code: Vec<UnsettledPage>,
+    /// The trap that made translated code stop, with the pc of its instruction in `state.pc`.
+    pub pending_trap: Option<Trap>,
     mxr: bool,
 }
 
@@ -80,6 +82,7 @@ impl Hart {
             tlb: TlbSet::new(pages),
             stale_code: Vec::new(),
             unsettled_code: Vec::new(),
+            pending_trap: None,
             mxr: false,
         };
         hart.context_changed();

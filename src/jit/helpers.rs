@@ -1,0 +1,77 @@
+//! What translated code calls: the only `extern "sysv64"` functions.
+//!
+//! Every helper gets the `Hart` that `engine::Engine::enter` was given; the engine holds no other
+//! reference to it while translated code runs, so the exclusive one made here is the only one.
+//! A trap is left in `Hart::pending_trap` with the pc of its instruction, and the non-zero status
+//! makes the stub leave translated code.
+
+use crate::cpu::hart::{Hart, Trap};
+use crate::cpu::insn::Insn;
+use crate::cpu::interpret;
+
+/// A loaded value and whether there is none because of a trap; in rax and rdx.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Loaded {
+    value: u64,
+    trapped: u64,
+}
+
+fn pc(hart: &Hart) -> u64 {
+    hart.state.jit.page_va.wrapping_add(hart.state.jit.pc_offset)
+}
+
+fn trapped(hart: &mut Hart, trap: Trap) -> u64 {
+    hart.state.pc = pc(hart);
+    hart.pending_trap = Some(trap);
+    1
+}
+
+macro_rules! memory {
+    ($load:ident, $store:ident, $width:literal) => {
+        /// The slow path of a load.
+        ///
+        /// # Safety
+        /// `hart` is the one that `Engine::enter` was given.
+        pub unsafe extern "sysv64" fn $load(hart: *mut Hart, va: u64) -> Loaded {
+            // SAFETY: see the module comment.
+            let hart = unsafe { &mut *hart };
+            match hart.load(va, $width) {
+                Ok(value) => Loaded { value, trapped: 0 },
+                Err(trap) => Loaded { value: 0, trapped: trapped(hart, trap) },
+            }
+        }
+
+        /// The slow path of a store.
+        ///
+        /// # Safety
+        /// `hart` is the one that `Engine::enter` was given.
+        pub unsafe extern "sysv64" fn $store(hart: *mut Hart, va: u64, value: u64) -> u64 {
+            // SAFETY: see the module comment.
+            let hart = unsafe { &mut *hart };
+            match hart.store(va, $width, value) {
+                Ok(()) => 0,
+                Err(trap) => trapped(hart, trap),
+            }
+        }
+    };
+}
+
+memory!(load_1, store_1, 1);
+memory!(load_2, store_2, 2);
+memory!(load_4, store_4, 4);
+memory!(load_8, store_8, 8);
+
+/// Run one instruction by the interpreter.
+///
+/// # Safety
+/// `hart` is the one that `Engine::enter` was given; `insn` was kept by the same engine.
+pub unsafe extern "sysv64" fn interpret(hart: *mut Hart, insn: *const Insn) -> u64 {
+    // SAFETY: see the module comment; kept instructions live as long as the code that names them.
+    let (hart, insn) = unsafe { (&mut *hart, &*insn) };
+    hart.state.pc = pc(hart);
+    match interpret::execute(hart, insn) {
+        Ok(()) => 0,
+        Err(trap) => trapped(hart, trap),
+    }
+}

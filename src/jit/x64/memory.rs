@@ -1,0 +1,302 @@
+//! Loads, stores and atomics: the inline TLB hit and the way to the slow path.
+
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi};
+
+use super::control::asm_store_offset;
+use super::{Cold, Emitter, RAX, RCX, RDX, asm, asm_mr, asm_rm};
+use crate::cpu::insn::Insn;
+use crate::jit::allocate::{self, Place};
+use crate::jit::ir::{AmoOp, Fmt, Operand};
+
+/// Where a slow load's value goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum SlowLoad {
+    Int { dst: u8, width: u8, signed: bool },
+    Fp { dst: u8, fmt: Fmt },
+}
+
+/// Where a slow store's value comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum SlowStore {
+    Int { src: Operand, width: u8 },
+    Fp { src: u8, fmt: Fmt },
+}
+
+impl Emitter<'_> {
+    /// rax = guest virtual address.
+    fn address(&mut self, base: Operand, offset: i32) {
+        match base {
+            Operand::Imm(value) => {
+                self.load_constant(RAX, value.wrapping_add(i64::from(offset)));
+            }
+            Operand::Reg(r) => match allocate::int(r) {
+                Place::Host(h) if offset == 0 => asm!(self ; mov rax, Rq(h)),
+                Place::Host(h) => {
+                    if let Ok(o) = i8::try_from(offset) {
+                        asm!(self ; lea rax, [Rq(h) + BYTE o]);
+                    } else {
+                        asm!(self ; lea rax, [Rq(h) + DWORD offset]);
+                    }
+                }
+                Place::Memory(d) => {
+                    asm_rm!(self, mov, d, rax);
+                    self.add_constant(RAX, i64::from(offset));
+                }
+            },
+        }
+    }
+
+    /// rax: guest virtual → host address, or to `slow` with rax unchanged. `tag` is the offset in
+    /// `TlbEntry` of the tag to compare: 0 for loads, 8 for stores. Uses rcx and rdx.
+    fn tlb_hit(&mut self, width: u8, tag: i8, slow: DynamicLabel) {
+        asm!(self ; mov rcx, rax ; shr rcx, 7);
+        asm_rm!(self, and, allocate::TLB_MASK, rcx);
+        if width == 1 {
+            asm!(self ; mov rdx, rax);
+        } else {
+            asm!(self ; lea rdx, [rax + BYTE width as i8 - 1]);
+        }
+        asm_rm!(self, add, allocate::TLB, rcx);
+        asm!(self
+            ; and rdx, -4096
+            ; cmp rdx, [rcx + BYTE tag]
+            ; jne =>slow
+            ; add rax, [rcx + 16]
+        );
+    }
+
+    pub(super) fn load(&mut self, dst: u8, base: Operand, offset: i32, width: u8, signed: bool) {
+        let (slow, back) = (self.new_label(), self.new_label());
+        self.address(base, offset);
+        self.tlb_hit(width, 0, slow);
+        if dst != 0 {
+            let t = Self::target_of(dst);
+            match (width, signed) {
+                (1, false) => asm!(self ; movzx Rd(t), BYTE [rax]),
+                (1, true) => asm!(self ; movsx Rq(t), BYTE [rax]),
+                (2, false) => asm!(self ; movzx Rd(t), WORD [rax]),
+                (2, true) => asm!(self ; movsx Rq(t), WORD [rax]),
+                (4, false) => asm!(self ; mov Rd(t), [rax]),
+                (4, true) => asm!(self ; movsxd Rq(t), DWORD [rax]),
+                _ => asm!(self ; mov Rq(t), [rax]),
+            }
+            self.write(dst, t);
+        }
+        asm!(self ; =>back);
+        let load = SlowLoad::Int { dst, width, signed };
+        self.cold.push(Cold::LoadSlow { at: slow, back, offset: self.offset, load });
+    }
+
+    pub(super) fn slow_load(
+        &mut self,
+        at: DynamicLabel,
+        back: DynamicLabel,
+        offset: u16,
+        load: SlowLoad,
+    ) {
+        let width = match load {
+            SlowLoad::Int { width, .. } => width,
+            SlowLoad::Fp { fmt: Fmt::S, .. } => 4,
+            SlowLoad::Fp { fmt: Fmt::D, .. } => 8,
+        };
+        let stub = self.stubs.load(width);
+        asm!(self ; =>at);
+        asm_store_offset(self, offset);
+        asm!(self ; call extern stub);
+        match load {
+            SlowLoad::Int { dst: 0, .. } => {}
+            SlowLoad::Int { dst, width, signed } => {
+                match (width, signed) {
+                    (1, true) => asm!(self ; movsx rax, al),
+                    (2, true) => asm!(self ; movsx rax, ax),
+                    (4, true) => asm!(self ; movsxd rax, eax),
+                    _ => {}
+                }
+                self.write(dst, RAX);
+            }
+            SlowLoad::Fp { dst, fmt } => self.fp_from_rax(dst, fmt),
+        }
+        asm!(self ; jmp =>back);
+    }
+
+    pub(super) fn store(&mut self, src: Operand, base: Operand, offset: i32, width: u8) {
+        let (slow, back) = (self.new_label(), self.new_label());
+        self.address(base, offset);
+        self.tlb_hit(width, 8, slow);
+        match (src, width) {
+            (Operand::Imm(v), 1) => asm!(self ; mov BYTE [rax], v as i8),
+            (Operand::Imm(v), 2) => asm!(self ; mov WORD [rax], v as i16),
+            (Operand::Imm(v), 4) => asm!(self ; mov DWORD [rax], v as i32),
+            (Operand::Imm(v), 8) if i32::try_from(v).is_ok() => {
+                asm!(self ; mov QWORD [rax], v as i32);
+            }
+            _ => {
+                let s = self.in_register(src, RCX);
+                match width {
+                    1 => asm!(self ; mov [rax], Rb(s)),
+                    2 => asm!(self ; mov [rax], Rw(s)),
+                    4 => asm!(self ; mov [rax], Rd(s)),
+                    _ => asm!(self ; mov [rax], Rq(s)),
+                }
+            }
+        }
+        asm!(self ; =>back);
+        let store = SlowStore::Int { src, width };
+        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store });
+    }
+
+    pub(super) fn slow_store(
+        &mut self,
+        at: DynamicLabel,
+        back: DynamicLabel,
+        offset: u16,
+        store: SlowStore,
+    ) {
+        asm!(self ; =>at);
+        let width = match store {
+            SlowStore::Int { src, width } => {
+                self.read(RDX, src);
+                width
+            }
+            SlowStore::Fp { src, fmt } => {
+                match allocate::fp(src) {
+                    Place::Host(x) => asm!(self ; movq rdx, Rx(x)),
+                    Place::Memory(d) => asm_rm!(self, mov, d, rdx),
+                }
+                if fmt == Fmt::S { 4 } else { 8 }
+            }
+        };
+        let stub = self.stubs.store(width);
+        asm_store_offset(self, offset);
+        asm!(self ; call extern stub ; jmp =>back);
+    }
+
+    pub(super) fn amo(
+        &mut self,
+        op: AmoOp,
+        dst: u8,
+        base: Operand,
+        src: Operand,
+        width: u8,
+        slow: &Insn,
+    ) {
+        let (at, back) = self.slow_path(slow);
+        self.address(base, 0);
+        asm!(self ; test al, width as i8 - 1 ; jne =>at);
+        self.tlb_hit(width, 8, at);
+        let wide = width == 8;
+        match op {
+            AmoOp::Swap | AmoOp::Add => {
+                self.read(RCX, src);
+                match (op, wide) {
+                    (AmoOp::Swap, true) => asm!(self ; xchg [rax], rcx),
+                    (AmoOp::Swap, false) => asm!(self ; xchg [rax], ecx),
+                    (_, true) => asm!(self ; lock xadd [rax], rcx),
+                    (_, false) => asm!(self ; lock xadd [rax], ecx),
+                }
+            }
+            AmoOp::And | AmoOp::Or | AmoOp::Xor if dst == 0 => {
+                let s = self.in_register(src, RCX);
+                match (op, wide) {
+                    (AmoOp::And, true) => asm!(self ; lock and [rax], Rq(s)),
+                    (AmoOp::And, false) => asm!(self ; lock and [rax], Rd(s)),
+                    (AmoOp::Or, true) => asm!(self ; lock or [rax], Rq(s)),
+                    (AmoOp::Or, false) => asm!(self ; lock or [rax], Rd(s)),
+                    (_, true) => asm!(self ; lock xor [rax], Rq(s)),
+                    (_, false) => asm!(self ; lock xor [rax], Rd(s)),
+                }
+            }
+            AmoOp::And | AmoOp::Or | AmoOp::Xor => {
+                let retry = self.new_label();
+                asm!(self ; mov rdx, rax);
+                if wide {
+                    asm!(self ; mov rax, [rdx]);
+                } else {
+                    asm!(self ; mov eax, [rdx]);
+                }
+                asm!(self ; =>retry);
+                self.read(RCX, src);
+                match op {
+                    AmoOp::And => asm!(self ; and rcx, rax),
+                    AmoOp::Or => asm!(self ; or rcx, rax),
+                    _ => asm!(self ; xor rcx, rax),
+                }
+                if wide {
+                    asm!(self ; lock cmpxchg [rdx], rcx);
+                } else {
+                    asm!(self ; lock cmpxchg [rdx], ecx);
+                }
+                asm!(self ; jne =>retry ; mov rcx, rax);
+            }
+        }
+        if dst != 0 {
+            if !wide {
+                asm!(self ; movsxd rcx, ecx);
+            }
+            self.write(dst, RCX);
+        }
+        asm!(self ; =>back);
+    }
+
+    /// FP register `dst` = the value in rax, boxed if single.
+    fn fp_from_rax(&mut self, dst: u8, fmt: Fmt) {
+        match (allocate::fp(dst), fmt) {
+            (Place::Host(x), Fmt::D) => asm!(self ; movq Rx(x), rax),
+            (Place::Memory(d), Fmt::D) => asm_mr!(self, mov, d, rax),
+            (place, Fmt::S) => {
+                asm!(self ; mov eax, eax ; mov rcx, QWORD -0x1_0000_0000 ; or rax, rcx);
+                match place {
+                    Place::Host(x) => asm!(self ; movq Rx(x), rax),
+                    Place::Memory(d) => asm_mr!(self, mov, d, rax),
+                }
+            }
+        }
+    }
+
+    pub(super) fn fp_load(&mut self, dst: u8, base: Operand, offset: i32, fmt: Fmt) {
+        let (slow, back) = (self.new_label(), self.new_label());
+        self.address(base, offset);
+        self.tlb_hit(if fmt == Fmt::S { 4 } else { 8 }, 0, slow);
+        match (allocate::fp(dst), fmt) {
+            (Place::Host(x), Fmt::D) => asm!(self ; movsd Rx(x), [rax]),
+            (Place::Host(x), Fmt::S) => asm!(self
+                ; pcmpeqd xmm0, xmm0
+                ; psllq xmm0, 32
+                ; movss Rx(x), [rax]
+                ; por Rx(x), xmm0
+            ),
+            (Place::Memory(d), Fmt::D) => {
+                asm!(self ; mov rax, [rax]);
+                asm_mr!(self, mov, d, rax);
+            }
+            (Place::Memory(_), Fmt::S) => {
+                asm!(self ; mov eax, [rax]);
+                self.fp_from_rax(dst, fmt);
+            }
+        }
+        asm!(self ; =>back);
+        self.set_boxed(dst, fmt);
+        let load = SlowLoad::Fp { dst, fmt };
+        self.cold.push(Cold::LoadSlow { at: slow, back, offset: self.offset, load });
+    }
+
+    pub(super) fn fp_store(&mut self, src: u8, base: Operand, offset: i32, fmt: Fmt) {
+        let (slow, back) = (self.new_label(), self.new_label());
+        self.address(base, offset);
+        self.tlb_hit(if fmt == Fmt::S { 4 } else { 8 }, 8, slow);
+        match (allocate::fp(src), fmt) {
+            (Place::Host(x), Fmt::D) => asm!(self ; movsd [rax], Rx(x)),
+            (Place::Host(x), Fmt::S) => asm!(self ; movss [rax], Rx(x)),
+            (Place::Memory(d), _) => {
+                asm_rm!(self, mov, d, rcx);
+                match fmt {
+                    Fmt::D => asm!(self ; mov [rax], rcx),
+                    Fmt::S => asm!(self ; mov [rax], ecx),
+                }
+            }
+        }
+        asm!(self ; =>back);
+        let store = SlowStore::Fp { src, fmt };
+        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store });
+    }
+}
