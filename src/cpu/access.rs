@@ -47,14 +47,19 @@ impl Hart {
             .map_err(|_| Trap { cause: Access::Fetch.access_fault(), tval: pc })
     }
 
-    /// Physical address that fetches at `pc` come from, with execute permission checked.
-    pub fn fetch_address(&mut self, pc: u64) -> Result<u64, Trap> {
+    fn fetch_address(&mut self, pc: u64) -> Result<u64, Trap> {
+        self.fetch_place(pc).map(|(pa, _)| pa)
+    }
+
+    /// Physical address that fetches at `pc` come from, with execute permission checked, and
+    /// whether that permission holds for the whole 4 KiB page.
+    pub fn fetch_place(&mut self, pc: u64) -> Result<(u64, bool), Trap> {
         let privilege = self.state.privilege;
         let m = mmu::translate(self, pc, Access::Fetch, privilege, false, false)?;
         if !m.pmp_uniform && !self.pmp_allows(m.pa, 2, Access::Fetch, privilege) {
             return Err(Trap { cause: Access::Fetch.access_fault(), tval: pc });
         }
-        Ok(m.pa)
+        Ok((m.pa, m.pmp_uniform))
     }
 
     fn pmp_allows(&self, pa: u64, len: u64, access: Access, privilege: Privilege) -> bool {

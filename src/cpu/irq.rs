@@ -81,6 +81,11 @@ impl HartIrq {
         &self.exit
     }
 
+    /// True when the hart is asked to look.
+    pub fn is_kicked(&self) -> bool {
+        self.exit.load(Ordering::Relaxed) != 0
+    }
+
     /// Take the kick; the hart then looks at everything that may have caused it.
     pub fn take_kick(&self) -> bool {
         self.exit.load(Ordering::Relaxed) != 0 && self.exit.swap(0, Ordering::SeqCst) != 0

@@ -194,6 +194,12 @@ impl JumpCache {
         1 << ((pc >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
     }
 
+    /// Where `pc` is translated, if it is remembered.
+    pub fn get(&self, pc: u64) -> Option<u64> {
+        let slot = &self.slots[jump_index(pc)];
+        (slot.pc == pc).then_some(slot.code)
+    }
+
     /// Remember where `pc` is translated.
     pub fn insert(&mut self, pc: u64, code: u64) {
         self.pages |= Self::page_bit(pc);

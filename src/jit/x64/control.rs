@@ -187,8 +187,8 @@ pub(super) fn asm_store_offset(e: &mut Emitter<'_>, offset: u16) {
     let offset = i32::from(offset);
     let d = allocate::PC_OFFSET;
     if let Ok(b) = i8::try_from(d) {
-        asm!(e ; mov QWORD [rbp + BYTE b], offset);
+        asm!(e ; mov QWORD [BYTE rbp + b], offset);
     } else {
-        asm!(e ; mov QWORD [rbp + DWORD d], offset);
+        asm!(e ; mov QWORD [DWORD rbp + d], offset);
     }
 }

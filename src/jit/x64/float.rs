@@ -15,13 +15,13 @@ impl Emitter<'_> {
         let off = self.new_label();
         let d = allocate::FP_INLINE;
         if let Ok(b) = i8::try_from(d) {
-            asm!(self ; cmp DWORD [rbp + BYTE b], BYTE 0);
+            asm!(self ; cmp DWORD [BYTE rbp + b], BYTE 0);
         } else {
-            asm!(self ; cmp DWORD [rbp + DWORD d], BYTE 0);
+            asm!(self ; cmp DWORD [DWORD rbp + d], BYTE 0);
         }
         asm!(self ; je =>off);
         if write {
-            asm!(self ; or DWORD [rbp + DWORD allocate::MSTATUS], 0x6000);
+            asm!(self ; or DWORD [DWORD rbp + allocate::MSTATUS], 0x6000);
         }
         self.cold.push(Cold::FpOff { at: off, offset: self.offset });
     }
@@ -46,7 +46,7 @@ impl Emitter<'_> {
                 ; jne =>slow
             ),
             Place::Memory(d) => asm!(self
-                ; cmp DWORD [rbp + DWORD d + 4], BYTE -1
+                ; cmp DWORD [DWORD rbp + d + 4], BYTE -1
                 ; jne =>slow
             ),
         }
@@ -187,8 +187,8 @@ impl Emitter<'_> {
         let bit: i8 = if fmt == Fmt::S { 31 } else { 63 };
         self.fp_bits_to(super::RAX, a);
         match (op, a == b) {
-            (FpOp::Sgnjn, true) => asm!(self ; btc rax, bit),
-            (FpOp::Sgnjx, true) => asm!(self ; btr rax, bit),
+            (FpOp::Sgnjn, true) => asm!(self ; btc rax, BYTE bit),
+            (FpOp::Sgnjx, true) => asm!(self ; btr rax, BYTE bit),
             _ => {
                 self.fp_bits_to(RCX, b);
                 if op == FpOp::Sgnjn {
@@ -198,7 +198,7 @@ impl Emitter<'_> {
                 self.load_constant(RDX, 1 << bit);
                 asm!(self ; and rcx, rdx);
                 if op != FpOp::Sgnjx {
-                    asm!(self ; btr rax, bit);
+                    asm!(self ; btr rax, BYTE bit);
                 }
                 asm!(self ; xor rax, rcx);
             }
@@ -305,7 +305,7 @@ impl Emitter<'_> {
             (Place::Host(x), Fmt::D) => asm!(self ; movq Rq(t), Rx(x)),
             (Place::Host(x), Fmt::S) => asm!(self ; movd Rd(t), Rx(x) ; movsxd Rq(t), Rd(t)),
             (Place::Memory(d), Fmt::D) => asm_rm!(self, mov, d, Rq(t)),
-            (Place::Memory(d), Fmt::S) => asm!(self ; movsxd Rq(t), DWORD [rbp + DWORD d]),
+            (Place::Memory(d), Fmt::S) => asm!(self ; movsxd Rq(t), DWORD [DWORD rbp + d]),
         }
         self.write(dst, t);
     }

@@ -29,7 +29,6 @@ enum Group1 {
     And,
     Or,
     Xor,
-    Cmp,
 }
 
 macro_rules! group1 {
@@ -72,7 +71,15 @@ impl Emitter<'_> {
     }
 
     fn group1(&mut self, op: Group1, t: u8, src: Source, wide: bool) {
-        group1!(self, op, t, src, wide; Add add, Sub sub, And and, Or or, Xor xor, Cmp cmp);
+        group1!(self, op, t, src, wide; Add add, Sub sub, And and, Or or, Xor xor);
+    }
+
+    fn cmp(&mut self, t: u8, src: Source) {
+        match src {
+            Source::Reg(r) => asm!(self ; cmp Rq(t), Rq(r)),
+            Source::Home(d) => asm_rm!(self, cmp, d, Rq(t)),
+            Source::Imm(v) => asm!(self ; cmp Rq(t), v),
+        }
     }
 
     fn is_in(operand: Operand, host: u8) -> bool {
@@ -119,10 +126,10 @@ impl Emitter<'_> {
         match b {
             Operand::Imm(0) if wide => asm!(self ; mov Rq(t), Rq(x)),
             Operand::Imm(v) => match (i8::try_from(v), i32::try_from(v), wide) {
-                (Ok(d), _, true) => asm!(self ; lea Rq(t), [Rq(x) + BYTE d]),
-                (Ok(d), _, false) => asm!(self ; lea Rd(t), [Rq(x) + BYTE d]),
-                (_, Ok(d), true) => asm!(self ; lea Rq(t), [Rq(x) + DWORD d]),
-                (_, Ok(d), false) => asm!(self ; lea Rd(t), [Rq(x) + DWORD d]),
+                (Ok(d), _, true) => asm!(self ; lea Rq(t), [BYTE Rq(x) + d]),
+                (Ok(d), _, false) => asm!(self ; lea Rd(t), [BYTE Rq(x) + d]),
+                (_, Ok(d), true) => asm!(self ; lea Rq(t), [DWORD Rq(x) + d]),
+                (_, Ok(d), false) => asm!(self ; lea Rd(t), [DWORD Rq(x) + d]),
                 _ => return false,
             },
             Operand::Reg(s) => {
@@ -330,11 +337,9 @@ impl Emitter<'_> {
         {
             match self.source(b) {
                 Source::Imm(v) => {
-                    match (i8::try_from(d), i8::try_from(v)) {
-                        (Ok(d), Ok(v)) => asm!(self ; cmp QWORD [rbp + BYTE d], BYTE v),
-                        (Ok(d), Err(_)) => asm!(self ; cmp QWORD [rbp + BYTE d], DWORD v),
-                        (Err(_), Ok(v)) => asm!(self ; cmp QWORD [rbp + DWORD d], BYTE v),
-                        (Err(_), Err(_)) => asm!(self ; cmp QWORD [rbp + DWORD d], DWORD v),
+                    match i8::try_from(d) {
+                        Ok(d) => asm!(self ; cmp QWORD [BYTE rbp + d], v),
+                        Err(_) => asm!(self ; cmp QWORD [DWORD rbp + d], v),
                     }
                     return cond;
                 }
@@ -350,7 +355,7 @@ impl Emitter<'_> {
             asm!(self ; test Rq(x), Rq(x));
         } else {
             let src = self.source(b);
-            self.group1(Group1::Cmp, x, src, true);
+            self.cmp(x, src);
         }
         cond
     }

@@ -33,9 +33,9 @@ impl Emitter<'_> {
                 Place::Host(h) if offset == 0 => asm!(self ; mov rax, Rq(h)),
                 Place::Host(h) => {
                     if let Ok(o) = i8::try_from(offset) {
-                        asm!(self ; lea rax, [Rq(h) + BYTE o]);
+                        asm!(self ; lea rax, [BYTE Rq(h) + o]);
                     } else {
-                        asm!(self ; lea rax, [Rq(h) + DWORD offset]);
+                        asm!(self ; lea rax, [DWORD Rq(h) + offset]);
                     }
                 }
                 Place::Memory(d) => {
@@ -54,12 +54,12 @@ impl Emitter<'_> {
         if width == 1 {
             asm!(self ; mov rdx, rax);
         } else {
-            asm!(self ; lea rdx, [rax + BYTE width as i8 - 1]);
+            asm!(self ; lea rdx, [BYTE rax + width as i8 - 1]);
         }
         asm_rm!(self, add, allocate::TLB, rcx);
         asm!(self
             ; and rdx, -4096
-            ; cmp rdx, [rcx + BYTE tag]
+            ; cmp rdx, [BYTE rcx + tag]
             ; jne =>slow
             ; add rax, [rcx + 16]
         );

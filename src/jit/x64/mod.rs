@@ -8,7 +8,7 @@ mod memory;
 pub mod stubs;
 
 use dynasmrt::x64::X64Relocation;
-use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
 
 use self::stubs::Stubs;
 use super::allocate::{self, Place};
@@ -26,23 +26,25 @@ macro_rules! asm {
 }
 /// An instruction whose second operand is at a displacement from `rbp`.
 macro_rules! asm_rm {
-    ($e:ident, $op:ident, $disp:expr, $($reg:tt)+) => {
-        if let Ok(d) = i8::try_from($disp) {
-            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op $($reg)+, [rbp + BYTE d]);
+    ($e:ident, $op:ident, $disp:expr, $($reg:tt)+) => {{
+        let disp: i32 = $disp;
+        if let Ok(d) = i8::try_from(disp) {
+            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op $($reg)+, [BYTE rbp + d]);
         } else {
-            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op $($reg)+, [rbp + DWORD $disp]);
+            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op $($reg)+, [DWORD rbp + disp]);
         }
-    };
+    }};
 }
 /// An instruction whose first operand is at a displacement from `rbp`.
 macro_rules! asm_mr {
-    ($e:ident, $op:ident, $disp:expr, $($reg:tt)+) => {
-        if let Ok(d) = i8::try_from($disp) {
-            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op [rbp + BYTE d], $($reg)+);
+    ($e:ident, $op:ident, $disp:expr, $($reg:tt)+) => {{
+        let disp: i32 = $disp;
+        if let Ok(d) = i8::try_from(disp) {
+            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op [BYTE rbp + d], $($reg)+);
         } else {
-            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op [rbp + DWORD $disp], $($reg)+);
+            ::dynasmrt::dynasm!($e.ops ; .arch x64 ; $op [DWORD rbp + disp], $($reg)+);
         }
-    };
+    }};
 }
 use {asm, asm_mr, asm_rm};
 
@@ -89,7 +91,7 @@ enum Cold {
 }
 
 /// One block being assembled.
-pub struct Emitter<'a> {
+pub(super) struct Emitter<'a> {
     ops: VecAssembler<X64Relocation>,
     stubs: &'a Stubs,
     keep: &'a mut dyn FnMut(&Insn) -> *const Insn,
@@ -289,9 +291,9 @@ impl Emitter<'_> {
             (Place::Host(h), _) => self.load_constant(h, value),
             (Place::Memory(d), Ok(v)) => {
                 if let Ok(b) = i8::try_from(d) {
-                    asm!(self ; mov QWORD [rbp + BYTE b], v);
+                    asm!(self ; mov QWORD [BYTE rbp + b], v);
                 } else {
-                    asm!(self ; mov QWORD [rbp + DWORD d], v);
+                    asm!(self ; mov QWORD [DWORD rbp + d], v);
                 }
             }
             (Place::Memory(d), Err(_)) => {

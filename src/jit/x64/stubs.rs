@@ -62,19 +62,19 @@ macro_rules! asm {
 
 fn save(o: &mut Asm) {
     for (guest, host) in PINNED {
-        asm!(o ; mov [rbp + DWORD allocate::int_home(guest)], Rq(host));
+        asm!(o ; mov [DWORD rbp + allocate::int_home(guest)], Rq(host));
     }
     for (guest, host) in FP_PINNED {
-        asm!(o ; movsd [rbp + DWORD allocate::fp_home(guest)], Rx(host));
+        asm!(o ; movsd [DWORD rbp + allocate::fp_home(guest)], Rx(host));
     }
 }
 
 fn restore(o: &mut Asm) {
     for (guest, host) in PINNED {
-        asm!(o ; mov Rq(host), [rbp + DWORD allocate::int_home(guest)]);
+        asm!(o ; mov Rq(host), [DWORD rbp + allocate::int_home(guest)]);
     }
     for (guest, host) in FP_PINNED {
-        asm!(o ; movsd Rx(host), [rbp + DWORD allocate::fp_home(guest)]);
+        asm!(o ; movsd Rx(host), [DWORD rbp + allocate::fp_home(guest)]);
     }
 }
 
@@ -94,16 +94,16 @@ pub fn assemble(base: usize) -> Result<(Vec<u8>, Stubs), dynasmrt::DynasmError> 
         ; sub rsp, 8
         ; lea rbp, [rdi + BIAS]
         ; mov rax, rsi
-        ; stmxcsr [rbp + DWORD allocate::HOST_MXCSR]
-        ; ldmxcsr [rbp + DWORD allocate::GUEST_MXCSR]
+        ; stmxcsr [DWORD rbp + allocate::HOST_MXCSR]
+        ; ldmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
     );
     restore(o);
     asm!(o ; jmp rax ; ->leave:);
     save(o);
     asm!(o
         ; ->leave_saved:
-        ; stmxcsr [rbp + DWORD allocate::GUEST_MXCSR]
-        ; ldmxcsr [rbp + DWORD allocate::HOST_MXCSR]
+        ; stmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
+        ; ldmxcsr [DWORD rbp + allocate::HOST_MXCSR]
         ; add rsp, 8
         ; pop r15
         ; pop r14
@@ -116,8 +116,8 @@ pub fn assemble(base: usize) -> Result<(Vec<u8>, Stubs), dynasmrt::DynasmError> 
     let leave_with_pc = |o: &mut Asm, reason: u64| {
         let here = at(o);
         asm!(o
-            ; mov [rbp + DWORD allocate::PC], rax
-            ; mov QWORD [rbp + DWORD allocate::EXIT_REASON], reason as i32
+            ; mov [DWORD rbp + allocate::PC], rax
+            ; mov QWORD [DWORD rbp + allocate::EXIT_REASON], reason as i32
             ; jmp ->leave
         );
         here
@@ -127,33 +127,33 @@ pub fn assemble(base: usize) -> Result<(Vec<u8>, Stubs), dynasmrt::DynasmError> 
     stubs.leave_to_step = leave_with_pc(o, reason::STEP);
     stubs.leave_to_link = at(o);
     asm!(o
-        ; mov [rbp + DWORD allocate::EXIT_DATA], rax
-        ; mov QWORD [rbp + DWORD allocate::EXIT_REASON], reason::LINK as i32
+        ; mov [DWORD rbp + allocate::EXIT_DATA], rax
+        ; mov QWORD [DWORD rbp + allocate::EXIT_REASON], reason::LINK as i32
         ; jmp ->leave
     );
     stubs.dropped = at(o);
     asm!(o
         ; pop rax
-        ; mov [rbp + DWORD allocate::EXIT_DATA], rax
-        ; mov QWORD [rbp + DWORD allocate::EXIT_REASON], reason::DROPPED as i32
+        ; mov [DWORD rbp + allocate::EXIT_DATA], rax
+        ; mov QWORD [DWORD rbp + allocate::EXIT_REASON], reason::DROPPED as i32
         ; jmp ->leave
         // A helper met a trap: its caller's return address and the alignment go.
         ; ->trapped:
         ; add rsp, 16
-        ; mov QWORD [rbp + DWORD allocate::EXIT_REASON], reason::TRAP as i32
+        ; mov QWORD [DWORD rbp + allocate::EXIT_REASON], reason::TRAP as i32
         ; jmp ->leave_saved
     );
     stubs.interpret = at(o);
     asm!(o ; sub rsp, 8);
     save(o);
     asm!(o
-        ; stmxcsr [rbp + DWORD allocate::GUEST_MXCSR]
-        ; ldmxcsr [rbp + DWORD allocate::HOST_MXCSR]
-        ; mov rdi, [rbp + DWORD allocate::HART]
+        ; stmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
+        ; ldmxcsr [DWORD rbp + allocate::HOST_MXCSR]
+        ; mov rdi, [DWORD rbp + allocate::HART]
         ; mov rsi, rax
         ; mov rax, QWORD helpers::interpret as *const () as i64
         ; call rax
-        ; ldmxcsr [rbp + DWORD allocate::GUEST_MXCSR]
+        ; ldmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
         ; test eax, eax
         ; jne ->trapped
     );
@@ -165,7 +165,7 @@ pub fn assemble(base: usize) -> Result<(Vec<u8>, Stubs), dynasmrt::DynasmError> 
         asm!(o ; sub rsp, 8);
         save(o);
         asm!(o
-            ; mov rdi, [rbp + DWORD allocate::HART]
+            ; mov rdi, [DWORD rbp + allocate::HART]
             ; mov rsi, rax
             ; mov rax, QWORD helper as *const () as i64
             ; call rax
@@ -181,7 +181,7 @@ pub fn assemble(base: usize) -> Result<(Vec<u8>, Stubs), dynasmrt::DynasmError> 
         asm!(o ; sub rsp, 8);
         save(o);
         asm!(o
-            ; mov rdi, [rbp + DWORD allocate::HART]
+            ; mov rdi, [DWORD rbp + allocate::HART]
             ; mov rsi, rax
             ; mov rax, QWORD helper as *const () as i64
             ; call rax
