@@ -19,3 +19,4 @@ pub mod state;
 pub mod system;
 pub mod tlb;
 pub mod trap;
+pub mod vcpu;

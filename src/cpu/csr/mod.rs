@@ -3,7 +3,7 @@
 //! Privileged spec wants: `xepc[0]`, `pmpcfg[6:5]`, `pmpaddr[63:54]`).
 
 pub mod bits;
-mod counters;
+pub mod counters;
 pub mod number;
 mod permission;
 

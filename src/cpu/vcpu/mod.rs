@@ -1,0 +1,415 @@
+//! The vCPU actor: a hart on its own thread. Between slices of guest execution it polls its
+//! mailbox, whose waker is the kick that makes translated code return.
+
+mod sbi;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use actix::{Actor, ActorContext as _, Addr, Handler, Message, MessageResult};
+
+use super::csr::counters::update_stimer;
+use super::hart::{Hart, HartEnv, Trap};
+use super::mmu::{self, Access};
+use super::{interpret, trap};
+use crate::actors::context::{InlineContext, panic_reason};
+use crate::actors::mailbox::ThreadMailbox;
+use crate::actors::message::{ActorFailed, Pause, Resume, Terminate};
+use crate::actors::outlet::Outlet;
+use crate::jit::engine::{Engine, EngineError, Exit};
+use crate::machine::memory::PAGE_SIZE;
+use crate::machine::message::{HartSnapshot, VmError};
+pub use sbi::BuiltinFirmware;
+
+/// Cause of `ecall` from S-mode (Privileged spec table 3.1.15).
+const ECALL_FROM_SUPERVISOR: u64 = 9;
+
+/// How guest code is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// Translated, with a code cache of so many bytes.
+    Jit { cache: usize },
+    Interp,
+}
+
+/// Where a hart is after a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HartStart {
+    /// In M-mode at this pc.
+    Machine { pc: u64 },
+    /// In S-mode under the built-in firmware, `a0` = hart id, `a1` = `opaque`.
+    Supervisor { pc: u64, opaque: u64 },
+    /// Stopped under the built-in firmware until another hart starts it.
+    Stopped,
+}
+
+/// Return to the reset state; the vCPU must be paused.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct ResetHart {
+    pub start: HartStart,
+}
+
+/// A copy of the hart's state.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "HartSnapshot")]
+pub struct SnapshotHart;
+
+/// Read guest memory at a virtual address as the hart maps it now.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Vec<u8>, VmError>")]
+pub struct ReadVirtual {
+    pub addr: u64,
+    pub len: u64,
+}
+
+/// Log every trap taken (`-d int`), or stop doing so.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct LogTraps(pub bool);
+
+/// Show translated blocks to an observer (`-d in_asm,op,out_asm`), or stop doing so.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ObserveTranslation(pub Option<crate::jit::engine::Observer>);
+
+impl std::fmt::Debug for ObserveTranslation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObserveTranslation({})", self.0.is_some())
+    }
+}
+
+/// What a vCPU is made of.
+#[derive(Debug)]
+pub struct VcpuParts {
+    pub env: HartEnv,
+    pub accel: Accel,
+    /// Set by the hart's timer when `stimecmp` is due; the timer kicks too.
+    pub stimer_fired: Arc<AtomicBool>,
+    pub firmware: Option<BuiltinFirmware>,
+    pub failure: Outlet<ActorFailed>,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Vcpu {
+    hart: Hart,
+    engine: Option<Engine>,
+    stimer_fired: Arc<AtomicBool>,
+    firmware: Option<BuiltinFirmware>,
+    paused: bool,
+    /// Stopped by the built-in firmware, or down until the reset it asked for.
+    stopped: bool,
+    /// Go on here when the wait ends (a suspend that does not keep registers).
+    restart: Option<(u64, u64)>,
+    log_traps: bool,
+}
+
+/// A running vCPU as the `Vm` holds it.
+#[derive(Debug)]
+pub struct VcpuThread {
+    pub addr: Addr<Vcpu>,
+    pub thread: JoinHandle<()>,
+    /// The host's id of the thread; 0 until it runs.
+    pub thread_id: Arc<AtomicU32>,
+}
+
+/// Why a vCPU could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("cannot start the thread of CPU {cpu}: {source}")]
+    Thread { cpu: u64, source: std::io::Error },
+}
+
+impl Actor for Vcpu {
+    type Context = InlineContext<Self>;
+}
+
+impl Vcpu {
+    /// A paused vCPU in reset.
+    pub fn new(parts: VcpuParts) -> Result<Self, EngineError> {
+        let engine = match parts.accel {
+            Accel::Jit { cache } => Some(Engine::new(cache)?),
+            Accel::Interp => None,
+        };
+        Ok(Self {
+            hart: Hart::new(parts.env),
+            engine,
+            stimer_fired: parts.stimer_fired,
+            firmware: parts.firmware,
+            paused: true,
+            stopped: true,
+            restart: None,
+            log_traps: false,
+        })
+    }
+
+    /// Start the vCPU on a thread of its own, paused.
+    pub fn start(parts: VcpuParts) -> Result<VcpuThread, VcpuError> {
+        let failure = parts.failure.clone();
+        let irq = Arc::clone(&parts.env.irq);
+        let cpu = parts.env.hartid;
+        let mut vcpu = Self::new(parts)?;
+        let kick = Arc::clone(&irq);
+        let (addr, mut mailbox) = ThreadMailbox::new(Arc::new(move || kick.kick()));
+        let thread_id = Arc::new(AtomicU32::new(0));
+        let published = Arc::clone(&thread_id);
+        let thread = std::thread::Builder::new()
+            .name(format!("CPU {cpu}/TCG"))
+            .spawn(move || {
+                irq.attach_thread(std::thread::current());
+                let id = rustix::thread::gettid().as_raw_nonzero().get();
+                published.store(id as u32, Ordering::Release);
+                let run = catch_unwind(AssertUnwindSafe(|| vcpu.run(&mut mailbox)));
+                vcpu.hart.env.inbox.set_in_guest(false);
+                if let Err(payload) = run {
+                    let reason = panic_reason(&*payload);
+                    failure.send(ActorFailed { name: format!("CPU {cpu}").into(), reason });
+                }
+            })
+            .map_err(|source| VcpuError::Thread { cpu, source })?;
+        Ok(VcpuThread { addr, thread, thread_id })
+    }
+
+    fn run(&mut self, mailbox: &mut ThreadMailbox<Self>) {
+        let mut ctx = mailbox.context();
+        loop {
+            let kicked = self.hart.env.irq.take_kick();
+            if (kicked || mailbox.pending()) && !mailbox.drain(self, &mut ctx) {
+                return;
+            }
+            if self.paused || self.stopped && !self.try_start() {
+                self.rest(mailbox);
+                continue;
+            }
+            self.hart.env.inbox.set_in_guest(true);
+            self.hart.drain_inbox();
+            if self.stimer_fired.swap(false, Ordering::AcqRel) {
+                if self.firmware.is_some() {
+                    sbi::timer_changed(&mut self.hart);
+                } else {
+                    update_stimer(&mut self.hart);
+                }
+            }
+            if self.hart.state.waiting && !self.wake() {
+                self.rest(mailbox);
+                continue;
+            }
+            if let Some(interrupt) = trap::pending_interrupt(&self.hart) {
+                self.take(interrupt);
+            }
+            self.slice();
+        }
+    }
+
+    /// Leave guest execution and sleep until something comes.
+    fn rest(&mut self, mailbox: &mut ThreadMailbox<Self>) {
+        self.hart.env.inbox.set_in_guest(false);
+        if !self.hart.env.irq.is_kicked() {
+            mailbox.wait(None);
+        }
+    }
+
+    /// True when the wait is over: an enabled interrupt is pending, whether or not it will be
+    /// taken (Privileged spec 3.3.3).
+    fn wake(&mut self) -> bool {
+        if self.hart.env.irq.pending() & self.hart.state.mie == 0 {
+            return false;
+        }
+        self.hart.state.waiting = false;
+        if let Some((pc, opaque)) = self.restart.take() {
+            if let Some(firmware) = &self.firmware {
+                firmware.hsm.resumed(self.hart.env.hartid);
+            }
+            self.enter_supervisor(pc, opaque);
+        }
+        true
+    }
+
+    /// Run guest code until there is something else to do.
+    fn slice(&mut self) {
+        let trapped = match &mut self.engine {
+            Some(engine) => match engine.run(&mut self.hart) {
+                Exit::Polled => None,
+                Exit::Trap(trap) => Some(trap),
+            },
+            None => interpret_slice(&mut self.hart),
+        };
+        if let Some(trap) = trapped {
+            if trap.cause == ECALL_FROM_SUPERVISOR && self.firmware.is_some() {
+                self.firmware_call();
+            } else {
+                self.take(trap);
+            }
+        }
+    }
+
+    fn take(&mut self, trap: Trap) {
+        if self.log_traps {
+            log_trap(&self.hart, trap);
+        }
+        trap::take(&mut self.hart, trap);
+    }
+
+    fn reset(&mut self, start: HartStart) {
+        let pc = match start {
+            HartStart::Machine { pc } => pc,
+            _ => 0,
+        };
+        self.hart.state = Box::default();
+        self.hart.env.irq.reset();
+        trap::reset(&mut self.hart, pc);
+        self.hart.translations_changed();
+        self.restart = None;
+        self.stopped = start == HartStart::Stopped;
+        if self.firmware.is_some() {
+            self.firmware_reset();
+        }
+        if let HartStart::Supervisor { pc, opaque } = start {
+            self.enter_supervisor(pc, opaque);
+        }
+    }
+}
+
+/// Interpret until kicked; the trap that ended it, if one did.
+fn interpret_slice(hart: &mut Hart) -> Option<Trap> {
+    /// Instructions between looks at the inbox.
+    const BATCH: u32 = 1000;
+    for _ in 0..BATCH {
+        if hart.env.irq.is_kicked() || hart.state.waiting {
+            break;
+        }
+        if let Err(trap) = interpret::step(hart) {
+            return Some(trap);
+        }
+        if hart.env.irq.pending() & hart.state.mie != 0
+            && trap::pending_interrupt(hart).is_some()
+        {
+            break;
+        }
+    }
+    None
+}
+
+/// The line of `-d int`.
+fn log_trap(hart: &Hart, trap: Trap) {
+    tracing::info!(
+        target: "int",
+        "hart:{}, async:{}, cause:{:016x}, epc:0x{:016x}, tval:0x{:016x}, desc={}",
+        hart.env.hartid,
+        trap.cause >> 63,
+        trap.cause & !trap::INTERRUPT,
+        hart.state.pc,
+        trap.tval,
+        trap::cause_name(trap.cause),
+    );
+}
+
+impl Handler<Pause> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, _: Pause, _: &mut Self::Context) {
+        self.paused = true;
+    }
+}
+
+impl Handler<Resume> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, _: &mut Self::Context) {
+        self.paused = false;
+    }
+}
+
+impl Handler<ResetHart> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, message: ResetHart, _: &mut Self::Context) {
+        self.reset(message.start);
+    }
+}
+
+impl Handler<Terminate> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, _: Terminate, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<LogTraps> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, LogTraps(on): LogTraps, _: &mut Self::Context) {
+        self.log_traps = on;
+    }
+}
+
+impl Handler<ObserveTranslation> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, message: ObserveTranslation, _: &mut Self::Context) {
+        if let Some(engine) = &mut self.engine {
+            engine.observe(message.0);
+        }
+    }
+}
+
+impl Handler<SnapshotHart> for Vcpu {
+    type Result = MessageResult<SnapshotHart>;
+
+    fn handle(&mut self, _: SnapshotHart, _: &mut Self::Context) -> Self::Result {
+        let mut jit = Vec::new();
+        if let Some(engine) = &self.engine {
+            let s = engine.stats;
+            let t = self.hart.tlb.stats;
+            for (name, value) in [
+                ("TB count", s.blocks),
+                ("TB guest instructions", s.guest_insns),
+                ("TB host bytes", s.code_bytes),
+                ("TB flush count", s.flushes),
+                ("TB invalidate count", s.dropped),
+                ("direct jumps linked", s.links),
+                ("jump cache misses", s.look_ups),
+                ("instructions stepped", s.stepped),
+                ("TLB fills", t.fills),
+                ("TLB full flushes", t.flushes),
+                ("TLB page flushes", t.page_flushes),
+                ("address space switches", t.space_switches),
+            ] {
+                jit.push((name.to_owned(), value));
+            }
+        }
+        MessageResult(HartSnapshot {
+            state: self.hart.state.clone(),
+            mip: self.hart.env.irq.pending(),
+            isa: Arc::clone(&self.hart.env.isa),
+            jit,
+        })
+    }
+}
+
+impl Handler<ReadVirtual> for Vcpu {
+    type Result = Result<Vec<u8>, VmError>;
+
+    fn handle(&mut self, ReadVirtual { addr, len }: ReadVirtual, _: &mut Self::Context) -> Self::Result {
+        let mut bytes = Vec::new();
+        let mut at = addr;
+        while (bytes.len() as u64) < len {
+            let denied = || VmError(format!("Cannot access memory at address {at:#x}"));
+            let privilege = self.hart.data_privilege();
+            let m = mmu::translate(&mut self.hart, at, Access::Load, privilege, true, true)
+                .map_err(|_| denied())?;
+            let room = PAGE_SIZE - at % PAGE_SIZE;
+            let mut piece = vec![0; room.min(len - bytes.len() as u64) as usize];
+            self.hart.env.ram.read(m.pa, &mut piece).map_err(|_| denied())?;
+            at = at.wrapping_add(piece.len() as u64);
+            bytes.append(&mut piece);
+        }
+        Ok(bytes)
+    }
+}
