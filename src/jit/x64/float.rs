@@ -50,7 +50,6 @@ impl Emitter<'_> {
                 ; jne =>slow
             ),
         }
-        self.boxed |= 1 << r;
     }
 
     fn check_operands(&mut self, fmt: Fmt, operands: &[u8], slow: DynamicLabel) {
