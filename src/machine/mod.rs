@@ -14,3 +14,4 @@ pub mod memory_map;
 pub mod message;
 pub mod models;
 pub mod spec;
+pub mod vm;

@@ -1,0 +1,144 @@
+//! Life cycle with mocked vCPUs and devices.
+
+use super::*;
+use crate::actors::probe::Probe;
+use crate::machine::memory::RAM_BASE;
+
+struct Mocks {
+    pause: Probe<Pause>,
+    resume: Probe<Resume>,
+    reset: Probe<ResetHart>,
+    device_reset: Probe<Reset>,
+    events: Probe<VmEvent>,
+    exit: Probe<Exited>,
+    clock: Arc<VirtualClock>,
+}
+
+struct OneHart;
+
+impl Boot for OneHart {
+    fn install(&mut self) -> Result<Vec<HartStart>, VmError> {
+        Ok(vec![HartStart::Machine { pc: 0x1000 }])
+    }
+}
+
+fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
+    let mocks = Mocks {
+        pause: Probe::new(),
+        resume: Probe::new(),
+        reset: Probe::new(),
+        device_reset: Probe::new(),
+        events: Probe::new(),
+        exit: Probe::new(),
+        clock: Arc::default(),
+    };
+    let vcpu = VcpuLink {
+        pause: mocks.pause.recipient(),
+        resume: mocks.resume.recipient(),
+        reset: mocks.reset.recipient(),
+        snapshot: Probe::answering(|_| panic!("no snapshot in this test")).recipient(),
+        read: Probe::answering(|_| Ok(vec![1])).recipient(),
+        terminate: Probe::new().recipient(),
+        thread_id: Arc::default(),
+    };
+    let device = Lifecycle {
+        name: "device".into(),
+        reset: mocks.device_reset.recipient(),
+        pause: Probe::new().recipient(),
+        resume: Probe::new().recipient(),
+    };
+    let parts = VmParts {
+        vcpus: vec![vcpu],
+        devices: vec![device],
+        clock: Arc::clone(&mocks.clock),
+        ram: Arc::new(GuestRam::new(RAM_BASE, 1 << 20).unwrap()),
+        boot: Box::new(OneHart),
+        tree: Arc::default(),
+        smp: Smp::default(),
+        reboot,
+        shutdown,
+        exit: mocks.exit.outlet(),
+    };
+    let addr = Vm::new(parts).start();
+    addr.do_send(SubscribeEvents(mocks.events.recipient()));
+    (addr, mocks)
+}
+
+async fn state(vm: &Addr<Vm>) -> RunState {
+    vm.send(QueryStatus).await.unwrap().unwrap().state
+}
+
+#[actix::test]
+async fn power_on_stop_and_cont_drive_vcpus_time_and_events() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    assert_eq!(state(&vm).await, RunState::Prelaunch);
+    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::Running);
+    assert_eq!(m.reset.take()[0].start, HartStart::Machine { pc: 0x1000 });
+    assert_eq!((m.resume.take().len(), m.pause.take().len()), (1, 0));
+    assert!(m.clock.is_running());
+    vm.send(Stop).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::Paused);
+    assert_eq!(m.pause.take().len(), 1);
+    assert!(!m.clock.is_running());
+    vm.send(Stop).await.unwrap().unwrap();
+    assert_eq!(m.pause.take().len(), 0);
+    vm.send(Cont).await.unwrap().unwrap();
+    assert_eq!(m.events.take(), [VmEvent::Resume, VmEvent::Stop, VmEvent::Resume]);
+}
+
+#[actix::test]
+async fn a_guest_reset_resets_devices_and_harts_and_runs_on() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    let cause = ShutdownCause::GuestReset;
+    vm.send(RequestReset { cause }).await.unwrap().unwrap();
+    assert_eq!((m.reset.take().len(), m.device_reset.take().len()), (2, 2));
+    assert_eq!(state(&vm).await, RunState::Running);
+    assert_eq!(m.events.take(), [VmEvent::Resume, VmEvent::Reset { cause }]);
+}
+
+#[actix::test]
+async fn no_reboot_turns_a_guest_reset_into_exit_but_not_a_monitors() {
+    let (vm, m) = vm(RebootAction::Shutdown, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    let cause = ShutdownCause::HostQmpSystemReset;
+    vm.send(RequestReset { cause }).await.unwrap().unwrap();
+    assert_eq!(m.exit.take(), []);
+    vm.send(RequestReset { cause: ShutdownCause::GuestReset }).await.unwrap().unwrap();
+    assert_eq!(m.exit.take(), [Exited { code: 0 }]);
+}
+
+#[actix::test]
+async fn no_shutdown_pauses_and_needs_a_reset_before_cont() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Pause);
+    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    let cause = ShutdownCause::GuestShutdown;
+    vm.send(RequestShutdown { cause, exit_code: 0 }).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::Shutdown);
+    assert_eq!(
+        m.events.take(),
+        [VmEvent::Resume, VmEvent::Shutdown { cause }, VmEvent::Stop]
+    );
+    let refused = vm.send(Cont).await.unwrap().unwrap_err();
+    assert_eq!(refused.0, "Resetting the Virtual Machine is required");
+    vm.send(RequestReset { cause: ShutdownCause::HostQmpSystemReset }).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::Prelaunch);
+    vm.send(RequestShutdown { cause: ShutdownCause::HostQmpQuit, exit_code: 0 })
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(m.exit.take(), [Exited { code: 0 }]);
+}
+
+#[actix::test]
+async fn a_dead_device_is_internal_error_and_is_told() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    m.events.take();
+    vm.send(ActorFailed { name: "uart".into(), reason: "boom".into() }).await.unwrap();
+    assert_eq!(state(&vm).await, RunState::InternalError);
+    let failed = VmEvent::DeviceFailed { name: "uart".into(), reason: "boom".into() };
+    assert_eq!(m.events.take(), [failed, VmEvent::Stop]);
+    assert_eq!(m.pause.take().len(), 1);
+}
