@@ -2,8 +2,10 @@
 
 pub mod blk;
 pub mod console;
+pub mod create;
 pub mod device;
 pub mod entropy;
+pub mod properties;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]

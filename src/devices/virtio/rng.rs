@@ -164,3 +164,79 @@ impl Handler<AssignTimer> for VirtioMmio<Rng> {
         self.device.slot = Some(slot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::entropy;
+    use super::super::test_driver::{DATA, Driver, WRITE};
+    use super::*;
+    use crate::actors::probe::Probe;
+
+    #[test]
+    fn bytes_of_the_host_reach_the_guest() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [0x5a; 64]).unwrap();
+        let sources = [
+            (entropy::builtin(), None),
+            (entropy::from_file(file.path().to_str().unwrap()).unwrap(), Some(vec![0x5a; 64])),
+        ];
+        for (source, expected) in sources {
+            let mut driver = Driver::new(true, Rng::new(source, None));
+            driver.start(0);
+            let head = driver.offer(0, &[(DATA, 40, WRITE), (DATA + 40, 24, WRITE)]);
+            driver.kick(0);
+            assert_eq!(driver.used_within(0, 1), [(head, 64)]);
+            let bytes = driver.bytes(DATA, 64);
+            assert_ne!(bytes, [0; 64]);
+            assert!(expected.is_none_or(|expected| bytes == expected));
+        }
+        let missing = entropy::from_file("/no/such").unwrap_err().to_string();
+        assert!(missing.starts_with("Could not open '/no/such': No such file"), "{missing}");
+    }
+
+    #[test]
+    fn a_quota_holds_requests_back_until_the_period_ends() {
+        let source = Probe::<EntropyWanted>::new();
+        let arm = Probe::new();
+        let clock = Arc::new(VirtualClock::default());
+        let quota =
+            Quota { max_bytes: 10, period_ns: 1, clock: Arc::clone(&clock), arm: arm.outlet() };
+        let mut driver = Driver::new(true, Rng::new(source.outlet(), Some(quota)));
+        driver.cell.call(AssignTimer { slot: 3 }).unwrap();
+        driver.start(0);
+        // Time stands still at 0, so the first period, which ends at 1, does not end.
+        let first = driver.offer(0, &[(DATA, 64, WRITE)]);
+        let second = driver.offer(0, &[(DATA, 64, WRITE)]);
+        driver.kick(0);
+        let wanted = source.take().remove(0);
+        assert_eq!(wanted.len, 10);
+        wanted.to.send(Entropy(vec![1; 10]));
+        assert_eq!(driver.used_now(0), [(first, 10)]);
+        assert!(source.take().is_empty());
+        assert_eq!(arm.take(), [ArmTimer { slot: 3, deadline_ns: Some(1) }]);
+        clock.start();
+        while clock.now_ns() == 0 {}
+        driver.cell.call(TimerFired { slot: 3, deadline_ns: 1 }).unwrap();
+        let wanted = source.take().remove(0);
+        wanted.to.send(Entropy(Vec::new()));
+        assert_eq!(driver.used_now(0), [(second, 0)], "a source that fails gives nothing");
+    }
+
+    #[test]
+    fn entropy_asked_for_before_a_reset_serves_nobody() {
+        let source = Probe::<EntropyWanted>::new();
+        let mut driver = Driver::new(false, Rng::new(source.outlet(), None));
+        driver.start(1 << 32);
+        driver.offer(0, &[(DATA, 8, WRITE)]);
+        driver.kick(0);
+        let old = source.take().remove(0);
+        driver.start(1 << 32);
+        let head = driver.offer(0, &[(DATA + 64, 8, WRITE)]);
+        driver.kick(0);
+        old.to.send(Entropy(vec![1; 8]));
+        assert_eq!(driver.used_now(0), []);
+        assert_eq!(driver.bytes(DATA, 8), [0; 8]);
+        source.take().remove(0).to.send(Entropy(vec![2; 8]));
+        assert_eq!(driver.used_now(0), [(head, 8)]);
+    }
+}
