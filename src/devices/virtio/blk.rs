@@ -584,6 +584,8 @@ mod tests {
         for (legacy, features) in [(true, 0x3100_6ed4), (false, 0x101_3000_6e54)] {
             let (mut driver, _) = mocked(legacy, info(4 << 20));
             assert_eq!(driver.start(0), features);
+            assert_eq!(driver.read_sized(0x120, 1), 0, "a driver that cannot flush has no cache");
+            driver.write(0x70, 0);
             let config: String =
                 (0..0x3c).map(|i| format!("{:02x}", driver.read_sized(0x100 + i, 1))).collect();
             let expected = "002000000000000000000000fe000000\

@@ -93,7 +93,6 @@ const BLOCK_SIZE_TEXT: &str = "A power of two between 512 B and 2 MiB";
 const fn p(name: &'static str, kind: Kind, default: &'static str) -> Property {
     let description = match kind {
         Kind::Bool => "on/off",
-        Kind::Enum("OnOffAuto", _) => "on/off/auto",
         _ => "",
     };
     Property { name, kind, description, default, implemented: true }
@@ -101,6 +100,10 @@ const fn p(name: &'static str, kind: Kind, default: &'static str) -> Property {
 
 const fn described(property: Property, description: &'static str) -> Property {
     Property { description, ..property }
+}
+
+const fn auto(name: &'static str) -> Property {
+    described(p(name, AUTO, "auto"), "on/off/auto")
 }
 
 /// Only the default is accepted.
@@ -114,10 +117,10 @@ pub const BLK: Model = Model {
     bus: "virtio-bus",
     category: "Storage devices",
     properties: &[
-        fixed(p("account-failed", AUTO, "auto")),
-        fixed(p("account-invalid", AUTO, "auto")),
+        fixed(auto("account-failed")),
+        fixed(auto("account-invalid")),
         p("any_layout", Kind::Bool, "on"),
-        fixed(p("backend_defaults", AUTO, "auto")),
+        fixed(auto("backend_defaults")),
         p("bootindex", Kind::Int32, ""),
         p("config-wce", Kind::Bool, "on"),
         p("cyls", Kind::Uint32, "0"),
@@ -162,7 +165,7 @@ pub const BLK: Model = Model {
         fixed(p("use-disabled-flag", Kind::Bool, "on")),
         fixed(p("use-started", Kind::Bool, "on")),
         described(p("werror", ON_ERROR, "auto"), ON_ERROR_TEXT),
-        p("write-cache", AUTO, "auto"),
+        auto("write-cache"),
         p("write-zeroes", Kind::Bool, "on"),
         fixed(p("x-disable-legacy-check", Kind::Bool, "off")),
         fixed(p("x-enable-wce-if-config-wce", Kind::Bool, "on")),
