@@ -161,7 +161,8 @@ impl RawImage {
     }
 
     fn file_for(&self, offset: u64, len: usize) -> &File {
-        let aligned = offset % DIRECT_ALIGN as u64 == 0 && len % DIRECT_ALIGN == 0;
+        let aligned =
+            offset.is_multiple_of(DIRECT_ALIGN as u64) && len.is_multiple_of(DIRECT_ALIGN);
         self.direct.as_ref().filter(|_| aligned).unwrap_or(&self.file)
     }
 

@@ -153,7 +153,7 @@ fn block_sizes(values: &Values) -> Result<(u32, u32), DeviceError> {
     }
     for name in ["min_io_size", "opt_io_size", "discard_granularity"] {
         let n = values.number::<u32>(name).unwrap_or(0);
-        if n != u32::MAX && n % logical != 0 {
+        if n != u32::MAX && !n.is_multiple_of(logical) {
             return refused(format!("{name} must be a multiple of logical_block_size"));
         }
     }

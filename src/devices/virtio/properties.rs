@@ -1,5 +1,6 @@
 //! Properties of the virtio device models as `-device MODEL,name=value` gives them and
 //! `-device MODEL,help` lists them: names, types and defaults are QEMU's.
+//! Long for its tables.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -206,7 +206,7 @@ impl Virtqueue {
                 if indirect {
                     return Err(QueueError::NestedIndirect { addr: at });
                 }
-                if d.len == 0 || u64::from(d.len) % DESC_LEN != 0 {
+                if d.len == 0 || !u64::from(d.len).is_multiple_of(DESC_LEN) {
                     return Err(QueueError::IndirectSize { len: d.len });
                 }
                 (table, len, index) = (d.addr, d.len / DESC_LEN as u32, 0);

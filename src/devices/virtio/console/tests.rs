@@ -1,0 +1,174 @@
+//! The console as a driver and a character back end see it.
+
+use super::*;
+use crate::actors::message::MmioWrite;
+use crate::actors::probe::Probe;
+use crate::devices::virtio::test_driver::{DATA, Driver, WRITE};
+
+const MULTIPORT: u64 = 1 << F_MULTIPORT;
+
+struct Rig {
+    driver: Driver<Console>,
+    attach: Probe<Attach>,
+    output: Probe<CharOutput>,
+    credit: Probe<CharCredit>,
+}
+
+fn rig(legacy: bool, console: bool) -> Rig {
+    let (attach, output, credit) = (Probe::new(), Probe::new(), Probe::new());
+    let backend = CharBackend {
+        attach: attach.recipient(),
+        output: output.recipient(),
+        credit: credit.recipient(),
+    };
+    let (nr, name) = if console { (0, String::new()) } else { (1, "org.x".to_owned()) };
+    let ports = vec![PortOptions { nr, console, name, backend: Some(backend) }];
+    let driver = Driver::new(legacy, Console::new(31, true, ports));
+    Rig { driver, attach, output, credit }
+}
+
+/// Give the device buffers for control messages, send it one, and return those it sends.
+fn control(driver: &mut Driver<Console>, nr: u32, event: u16, value: u16) -> Vec<Vec<u8>> {
+    for i in 0..4 {
+        driver.offer(CONTROL_RX, &[(DATA + 0x100 + i * 0x40, 0x40, WRITE)]);
+    }
+    driver.kick(CONTROL_RX);
+    let message = u64::from(nr) | u64::from(event) << 32 | u64::from(value) << 48;
+    driver.ram.store_u64(DATA, message).unwrap();
+    driver.offer(CONTROL_TX, &[(DATA, 8, 0)]);
+    driver.kick(CONTROL_TX);
+    assert_eq!(driver.used_now(CONTROL_TX).len(), 1);
+    let answers = driver.used_now(CONTROL_RX);
+    let messages: Vec<Vec<u8>> = answers
+        .iter()
+        .enumerate()
+        .map(|(i, &(_, len))| driver.bytes(DATA + 0x100 + i as u64 * 0x40, len as usize))
+        .collect();
+    messages
+}
+
+fn message(nr: u32, event: u16, value: u16, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = nr.to_le_bytes().to_vec();
+    bytes.extend(event.to_le_bytes());
+    bytes.extend(value.to_le_bytes());
+    bytes.extend(rest);
+    bytes
+}
+
+#[test]
+fn handshake_of_a_console() {
+    for legacy in [true, false] {
+        let Rig { mut driver, .. } = rig(legacy, true);
+        let offered = driver.start(MULTIPORT | if legacy { 0 } else { 1 << 32 });
+        assert_eq!(offered, if legacy { 0x3900_0006 } else { 0x101_3000_0006 });
+        assert_eq!((driver.read(0x104), driver.read(0x10c)), (31, u32::MAX));
+        let ready = control(&mut driver, 0, event::DEVICE_READY, 1);
+        assert_eq!(ready, [message(0, event::DEVICE_ADD, 1, &[])]);
+    }
+    let Rig { mut driver, credit, .. } = rig(true, true);
+    driver.start(MULTIPORT);
+    let ready = control(&mut driver, 0, event::PORT_READY, 1);
+    let expected = [message(0, event::CONSOLE_PORT, 1, &[]), message(0, event::PORT_OPEN, 1, &[])];
+    assert_eq!(ready, expected);
+    assert!(credit.take().is_empty(), "no input before the guest opens the port");
+    control(&mut driver, 0, event::PORT_OPEN, 1);
+    assert_eq!(credit.take(), [CharCredit(INPUT_WINDOW)]);
+}
+
+#[test]
+fn a_named_port_opens_with_its_back_end() {
+    let Rig { mut driver, attach, output, .. } = rig(true, false);
+    driver.start(MULTIPORT);
+    let ready = control(&mut driver, 1, event::PORT_READY, 1);
+    assert_eq!(ready, [message(1, event::PORT_NAME, 1, b"org.x\0")]);
+    // Nobody at the host's end: output is dropped.
+    let head = driver.offer(5, &[(DATA, 8, 0)]);
+    driver.kick(5);
+    assert_eq!(driver.used_now(5), [(head, 0)]);
+    assert!(output.take().is_empty());
+    attach.take().remove(0).event.do_send(CharEvent::Opened);
+    driver.used_now(CONTROL_RX);
+    driver.offer(5, &[(DATA, 8, 0)]);
+    driver.kick(5);
+    assert_eq!(output.take().len(), 1);
+}
+
+#[test]
+fn output_is_acknowledged_piece_by_piece() {
+    let Rig { mut driver, attach, output, .. } = rig(true, true);
+    driver.start(MULTIPORT);
+    let front = attach.take().remove(0);
+    let len = OUTPUT_CHUNK + 100;
+    let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+    driver.ram.write(DATA, &bytes).unwrap();
+    let first = driver.offer(1, &[(DATA, 10, 0), (DATA + 10, len as u32 - 10, 0)]);
+    let second = driver.offer(1, &[(DATA, 3, 0)]);
+    driver.kick(1);
+    let mut sent = Vec::new();
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        assert!(driver.used_now(1).is_empty());
+        let CharOutput(piece) = output.take().remove(0);
+        front.written.do_send(CharWritten(piece.len()));
+        sent.push(piece);
+        if sent.len() > 1 {
+            used.extend(driver.used_now(1));
+        }
+    }
+    assert_eq!(sent.concat(), [&bytes[..], &bytes[..3]].concat());
+    assert_eq!(used, [(first, 0), (second, 0)]);
+    assert!(output.take().is_empty());
+}
+
+#[test]
+fn input_waits_for_buffers_and_survives_a_reset() {
+    let Rig { mut driver, attach, credit, .. } = rig(true, true);
+    driver.start(0);
+    let front = attach.take().remove(0);
+    assert_eq!(credit.take(), [CharCredit(INPUT_WINDOW)], "one port, open at once");
+    front.input.do_send(CharInput(b"hello".to_vec()));
+    assert_eq!(driver.used_now(0), []);
+    driver.start(0);
+    driver.offer(0, &[(DATA, 3, WRITE)]);
+    driver.offer(0, &[(DATA + 3, 16, WRITE)]);
+    driver.kick(0);
+    assert_eq!(driver.used_now(0).iter().map(|u| u.1).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(driver.bytes(DATA, 5), b"hello");
+    front.input.do_send(CharInput(vec![0; INPUT_WINDOW - 5]));
+    driver.offer(0, &[(DATA, 8192, WRITE)]);
+    driver.kick(0);
+    driver.used_now(0);
+    assert_eq!(credit.take(), [CharCredit(INPUT_WINDOW)]);
+}
+
+#[test]
+fn emergency_writes_need_no_queues() {
+    let Rig { driver, output, .. } = rig(true, true);
+    let write = MmioWrite { offset: 0x108, width: 4, value: u64::from(b'!') };
+    driver.cell.call(write).unwrap().unwrap();
+    assert_eq!(output.take(), [CharOutput(b"!".to_vec())]);
+}
+
+#[test]
+fn a_driver_that_only_asks_costs_nothing() {
+    let Rig { mut driver, .. } = rig(true, true);
+    driver.start(MULTIPORT);
+    driver.ram.store_u64(DATA, 1 << 48).unwrap();
+    for _ in 0..4 * CONTROL_BACKLOG {
+        driver.offer(CONTROL_TX, &[(DATA, 8, 0)]);
+        driver.kick(CONTROL_TX);
+    }
+    assert_eq!(driver.used_now(CONTROL_TX).len(), 4 * CONTROL_BACKLOG);
+    for _ in 0..60 {
+        driver.offer(CONTROL_RX, &[(DATA, 8, WRITE)]);
+    }
+    let mut messages = 0;
+    for _ in 0..10 {
+        driver.kick(CONTROL_RX);
+        messages += driver.used_now(CONTROL_RX).len();
+        for _ in 0..60 {
+            driver.offer(CONTROL_RX, &[(DATA, 8, WRITE)]);
+        }
+    }
+    assert_eq!(messages, CONTROL_BACKLOG);
+}
