@@ -11,3 +11,4 @@ pub mod hmp;
 pub mod jit;
 pub mod machine;
 pub mod qmp;
+pub mod terminal;

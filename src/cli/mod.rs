@@ -12,6 +12,7 @@ mod disks;
 mod models;
 mod options;
 mod opts;
+pub mod process;
 mod settings;
 mod value;
 

@@ -1,0 +1,378 @@
+//! Stream sockets: listening for one client at a time, or connecting, perhaps again and again.
+
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+use super::device::{Connection, Connector, Ends, Source};
+use super::spec::{ChardevSpec, SocketAddress, SocketSpec};
+use super::{ChardevError, OpenContext, words};
+
+/// Longest path of a UNIX socket, and size of an abstract name (`sun_path`).
+const SUN_PATH: usize = 108;
+
+/// Before accepting again after an error of the host, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Open a socket back end.
+pub async fn open(
+    socket: &SocketSpec,
+    spec: &ChardevSpec,
+    context: &OpenContext,
+) -> Result<Source, ChardevError> {
+    if !socket.server {
+        let mut client = Client { socket: socket.clone() };
+        if let SocketAddress::Fd(fd) = socket.address {
+            let first = adopt_stream(fd, socket.nodelay)?;
+            return Ok(Source::Connections { first: Some(first), more: None });
+        }
+        let first = match (client.connect_once().await, socket.reconnect) {
+            (Ok(connection), _) => Some(connection),
+            (Err(error), None) => return Err(error),
+            (Err(_), Some(_)) => None,
+        };
+        let more = socket.reconnect.map(|_| Box::new(client) as Box<dyn Connector>);
+        return Ok(Source::Connections { first, more });
+    }
+    let mut server = listen(socket).await?;
+    let mut first = None;
+    if socket.wait {
+        let mut err = io::stderr().lock();
+        // That nobody sees the message is no reason not to wait.
+        let _ = writeln!(
+            err,
+            "{}: {}: info: QEMU waiting for connection on: {}",
+            context.program,
+            spec.origin,
+            server.disconnected()
+        );
+        drop(err);
+        first = Some(server.accept().await);
+    }
+    Ok(Source::Connections { first, more: Some(Box::new(server)) })
+}
+
+fn over_tcp(stream: TcpStream, nodelay: bool, server: &str) -> Connection {
+    // Refused only for a socket that is dead already, which reading it will show.
+    let _ = stream.set_nodelay(nodelay);
+    let name =
+        |address: io::Result<SocketAddr>| address.map_or("?".into(), |address| address.to_string());
+    let filename =
+        format!("tcp:{}{server} <-> {}", name(stream.local_addr()), name(stream.peer_addr()));
+    let (reader, writer) = stream.into_split();
+    let ends = Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)) };
+    Connection { ends, filename }
+}
+
+fn over_unix(stream: UnixStream, filename: String) -> Connection {
+    let (reader, writer) = stream.into_split();
+    let ends = Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)) };
+    Connection { ends, filename }
+}
+
+/// `unix:` and `tcp:` as `query-chardev` writes an address.
+fn address_name(address: &SocketAddress) -> String {
+    match address {
+        SocketAddress::Inet { host, port, .. } => format!("tcp:{host}:{port}"),
+        SocketAddress::Unix { path, .. } => format!("unix:{}", path.display()),
+        SocketAddress::Fd(fd) => format!("fd:{fd}"),
+    }
+}
+
+/// A port by number, as `getaddrinfo` would say it if it is not one.
+fn port_number(host: &str, port: &str) -> Result<u16, ChardevError> {
+    port.parse().map_err(|_| ChardevError::Resolve {
+        address: format!("{host}:{port}"),
+        reason: "Servname not supported for ai_socktype".into(),
+    })
+}
+
+/// The addresses of a host, of the families that are wanted.
+async fn resolve(
+    host: &str,
+    port: u16,
+    ipv4: Option<bool>,
+    ipv6: Option<bool>,
+) -> Result<Vec<SocketAddr>, ChardevError> {
+    let failed =
+        |reason: String| ChardevError::Resolve { address: format!("{host}:{port}"), reason };
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| {
+        let text = words(&error);
+        let prefix = "failed to lookup address information: ";
+        failed(text.strip_prefix(prefix).map_or(text.clone(), str::to_owned))
+    })?;
+    // A family that is asked for excludes the other, unless that is asked for too.
+    let v4 = ipv4.unwrap_or(ipv6 != Some(true));
+    let v6 = ipv6.unwrap_or(ipv4 != Some(true));
+    let addresses: Vec<_> =
+        found.filter(|address| if address.is_ipv4() { v4 } else { v6 }).collect();
+    if addresses.is_empty() {
+        return Err(failed("Address family for hostname not supported".into()));
+    }
+    Ok(addresses)
+}
+
+fn unix_address(
+    path: &Path,
+    is_abstract: bool,
+    tight: bool,
+) -> Result<std::os::unix::net::SocketAddr, ChardevError> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let shown = || path.display().to_string();
+    if bytes.len() >= SUN_PATH {
+        return Err(ChardevError::PathTooLong { path: shown(), limit: SUN_PATH });
+    }
+    let address = if is_abstract {
+        let mut name = bytes.to_vec();
+        if !tight {
+            name.resize(SUN_PATH - 1, 0);
+        }
+        std::os::unix::net::SocketAddr::from_abstract_name(name)
+    } else {
+        std::os::unix::net::SocketAddr::from_pathname(path)
+    };
+    address.map_err(|error| ChardevError::Open { path: shown(), reason: words(&error) })
+}
+
+/// A duplicate of a descriptor that the parent process left open for us.
+fn inherited(fd: i32) -> Result<OwnedFd, ChardevError> {
+    let own = rustix::process::getpid();
+    rustix::process::pidfd_open(own, PidfdFlags::empty())
+        .and_then(|pid| rustix::process::pidfd_getfd(pid, fd, PidfdGetfdFlags::empty()))
+        .and_then(|owned| sockopt::socket_type(&owned).map(|_| owned))
+        .map_err(|error| match error {
+            rustix::io::Errno::BADF | rustix::io::Errno::NOTSOCK => ChardevError::NotASocket { fd },
+            _ => ChardevError::Descriptor { fd, reason: words(&error.into()) },
+        })
+}
+
+fn adopt_stream(fd: i32, nodelay: bool) -> Result<Connection, ChardevError> {
+    let failed = |error: io::Error| ChardevError::Descriptor { fd, reason: words(&error) };
+    let owned = inherited(fd)?;
+    let domain = sockopt::socket_domain(&owned).map_err(|error| failed(error.into()))?;
+    if domain == AddressFamily::UNIX {
+        let stream = std::os::unix::net::UnixStream::from(owned);
+        stream.set_nonblocking(true).map_err(failed)?;
+        let stream = UnixStream::from_std(stream).map_err(failed)?;
+        Ok(over_unix(stream, format!("unix:fd:{fd}")))
+    } else {
+        let stream = std::net::TcpStream::from(owned);
+        stream.set_nonblocking(true).map_err(failed)?;
+        let stream = TcpStream::from_std(stream).map_err(failed)?;
+        Ok(over_tcp(stream, nodelay, ""))
+    }
+}
+
+/// A socket that listens.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+struct Server {
+    listener: Listener,
+    nodelay: bool,
+    name: String,
+    /// The socket's file, gone with it.
+    path: Option<PathBuf>,
+}
+
+async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
+    let mut name = address_name(&socket.address);
+    let mut file = None;
+    let listener = match &socket.address {
+        SocketAddress::Inet { host, port, to, ipv4, ipv6 } => {
+            let first = port_number(host, port)?;
+            let any = if *ipv4 == Some(false) || (*ipv6 == Some(true) && ipv4.is_none()) {
+                "::"
+            } else {
+                "0.0.0.0"
+            };
+            let address = if host.is_empty() { any } else { host };
+            let listener = listen_tcp(address, first..=to.unwrap_or(first), *ipv4, *ipv6).await?;
+            if let Ok(bound) = listener.local_addr() {
+                name = format!("tcp:{host}:{}", bound.port());
+            }
+            Listener::Tcp(listener)
+        }
+        SocketAddress::Unix { path, is_abstract, tight } => {
+            let failed = |error: io::Error| ChardevError::Bind {
+                address: path.display().to_string(),
+                reason: words(&error),
+            };
+            let address = unix_address(path, *is_abstract, *tight)?;
+            if !is_abstract {
+                // What an earlier machine left behind.
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(failed(error));
+                    }
+                    _ => file = Some(path.clone()),
+                }
+            }
+            let listener = std::os::unix::net::UnixListener::bind_addr(&address).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            Listener::Unix(UnixListener::from_std(listener).map_err(failed)?)
+        }
+        SocketAddress::Fd(fd) => {
+            let failed =
+                |error: io::Error| ChardevError::Descriptor { fd: *fd, reason: words(&error) };
+            let owned = inherited(*fd)?;
+            let listening =
+                sockopt::socket_acceptconn(&owned).map_err(|error| failed(error.into()))?;
+            if !listening {
+                return Err(failed(io::Error::other("the socket does not listen")));
+            }
+            let domain = sockopt::socket_domain(&owned).map_err(|error| failed(error.into()))?;
+            if domain == AddressFamily::UNIX {
+                let listener = std::os::unix::net::UnixListener::from(owned);
+                listener.set_nonblocking(true).map_err(failed)?;
+                Listener::Unix(UnixListener::from_std(listener).map_err(failed)?)
+            } else {
+                let listener = std::net::TcpListener::from(owned);
+                listener.set_nonblocking(true).map_err(failed)?;
+                Listener::Tcp(TcpListener::from_std(listener).map_err(failed)?)
+            }
+        }
+    };
+    Ok(Server { listener, nodelay: socket.nodelay, name, path: file })
+}
+
+/// Listen on the first port of a range that is free.
+async fn listen_tcp(
+    host: &str,
+    ports: std::ops::RangeInclusive<u16>,
+    ipv4: Option<bool>,
+    ipv6: Option<bool>,
+) -> Result<TcpListener, ChardevError> {
+    let addresses = resolve(host, *ports.start(), ipv4, ipv6).await?;
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in ports {
+        for address in &addresses {
+            let mut address = *address;
+            address.set_port(port);
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            let listening = socket.and_then(|socket| {
+                socket.set_reuseaddr(true)?;
+                socket.bind(address)?;
+                socket.listen(1)
+            });
+            match listening {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+    }
+    Err(ChardevError::NoPort { reason: words(&last) })
+}
+
+impl Server {
+    async fn accept(&mut self) -> Connection {
+        loop {
+            let accepted = match &self.listener {
+                Listener::Tcp(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(stream, _)| over_tcp(stream, self.nodelay, ",server=on")),
+                Listener::Unix(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(stream, _)| over_unix(stream, format!("{},server=on", self.name))),
+            };
+            match accepted {
+                Ok(connection) => return connection,
+                Err(error) => {
+                    tracing::warn!("{}: accepting a connection: {error}", self.name);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Connector for Server {
+    fn connect(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send + '_>> {
+        Box::pin(async { Ok(self.accept().await) })
+    }
+
+    fn disconnected(&self) -> String {
+        format!("disconnected:{},server=on", self.name)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The connecting side.
+struct Client {
+    socket: SocketSpec,
+}
+
+impl Client {
+    async fn connect_once(&mut self) -> Result<Connection, ChardevError> {
+        match &self.socket.address {
+            SocketAddress::Inet { host, port, ipv4, ipv6, .. } => {
+                let number = port_number(host, port)?;
+                let name = if host.is_empty() { "localhost" } else { host };
+                let addresses = resolve(name, number, *ipv4, *ipv6).await?;
+                let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|error| {
+                    ChardevError::Connect {
+                        address: format!("{host}:{port}"),
+                        reason: words(&error),
+                    }
+                })?;
+                Ok(over_tcp(stream, self.socket.nodelay, ""))
+            }
+            SocketAddress::Unix { path, is_abstract, tight } => {
+                let address = unix_address(path, *is_abstract, *tight)?;
+                let failed = |error: io::Error| ChardevError::Connect {
+                    address: path.display().to_string(),
+                    reason: words(&error),
+                };
+                // Connecting to a local socket waits only while its queue is full.
+                let stream = tokio::task::spawn_blocking(move || {
+                    std::os::unix::net::UnixStream::connect_addr(&address)
+                })
+                .await
+                .map_err(|error| failed(io::Error::other(error)))?
+                .map_err(failed)?;
+                stream.set_nonblocking(true).map_err(failed)?;
+                let stream = UnixStream::from_std(stream).map_err(failed)?;
+                Ok(over_unix(stream, address_name(&self.socket.address)))
+            }
+            SocketAddress::Fd(fd) => adopt_stream(*fd, self.socket.nodelay),
+        }
+    }
+}
+
+impl Connector for Client {
+    fn connect(&mut self) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send + '_>> {
+        Box::pin(async {
+            let interval = self.socket.reconnect.unwrap_or(ACCEPT_PAUSE);
+            loop {
+                tokio::time::sleep(interval).await;
+                if let Ok(connection) = self.connect_once().await {
+                    return Ok(connection);
+                }
+            }
+        })
+    }
+
+    fn disconnected(&self) -> String {
+        format!("disconnected:{}", address_name(&self.socket.address))
+    }
+}
