@@ -6,6 +6,12 @@
 //! with two additions: `gp` points to the globals in every hart, and commands may use every `s`
 //! register, since the prompt keeps nothing in them.
 
+#![allow(
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    reason = "dynasm's expansion converts each operand, also where it has the right type already"
+)]
+
 mod asm;
 mod boot;
 mod console;

@@ -140,8 +140,11 @@ impl FirmwareCounters {
         if named.iter().any(|&i| self.counters[i].event.is_none()) {
             return Err(SbiError::InvalidParam);
         }
-        let changed = named.iter().fold(true, |all, &i| change(&mut self.counters[i]) && all);
-        if changed { Ok(0) } else { Err(already) }
+        let mut all_changed = true;
+        for i in named {
+            all_changed &= change(&mut self.counters[i]);
+        }
+        if all_changed { Ok(0) } else { Err(already) }
     }
 }
 
