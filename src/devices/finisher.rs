@@ -23,7 +23,7 @@ pub struct Finisher {
 fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
     match (offset, width) {
         (SIZE.., _) => Err(MmioFault::Unmapped),
-        (_, 2 | 4) if offset % u64::from(width) == 0 => Ok(()),
+        (_, 2 | 4) if offset.is_multiple_of(u64::from(width)) => Ok(()),
         _ => Err(MmioFault::Width),
     }
 }

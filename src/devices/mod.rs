@@ -4,6 +4,7 @@
 pub mod bus;
 pub mod dma;
 pub mod finisher;
+pub mod flash;
 pub mod fw_cfg;
 pub mod irq;
 pub mod rtc;

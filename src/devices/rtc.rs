@@ -201,7 +201,7 @@ fn with_high(old: u64, high: u32) -> u64 {
 fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
     match (offset, width) {
         (SIZE.., _) => Err(MmioFault::Unmapped),
-        (_, 4) if offset % 4 == 0 => Ok(()),
+        (_, 4) if offset.is_multiple_of(4) => Ok(()),
         _ => Err(MmioFault::Width),
     }
 }

@@ -426,7 +426,7 @@ impl Uart {
 fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
     if offset >= SIZE {
         Err(MmioFault::Unmapped)
-    } else if !matches!(width, 1 | 2 | 4 | 8) || offset % u64::from(width) != 0 {
+    } else if !matches!(width, 1 | 2 | 4 | 8) || !offset.is_multiple_of(u64::from(width)) {
         Err(MmioFault::Width)
     } else {
         Ok(())

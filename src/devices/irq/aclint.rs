@@ -156,8 +156,8 @@ impl Aclint {
 fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
     match (offset, width) {
         (SIZE.., _) => Err(MmioFault::Unmapped),
-        (_, 4) if offset % 4 == 0 => Ok(()),
-        (MTIMECMP.., 8) if offset % 8 == 0 => Ok(()),
+        (_, 4) if offset.is_multiple_of(4) => Ok(()),
+        (MTIMECMP.., 8) if offset.is_multiple_of(8) => Ok(()),
         _ => Err(MmioFault::Width),
     }
 }

@@ -263,7 +263,7 @@ impl Plic {
 fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
     match (width, offset) {
         (_, SIZE..) => Err(MmioFault::Unmapped),
-        (4, _) if offset % 4 == 0 => Ok(()),
+        (4, _) if offset.is_multiple_of(4) => Ok(()),
         _ => Err(MmioFault::Width),
     }
 }

@@ -1,0 +1,468 @@
+//! One bank of `virt`'s parallel NOR flash: two 16-bit chips side by side with Intel's command set
+//! (JEDEC CFI; commands as in Intel's 28F640J3A data sheet, corners as QEMU decides them).
+//!
+//! Commands are decoded from the low byte of a write. Reads in array mode return the contents; in
+//! any other mode they return a status, identifier or CFI word, replicated for both chips.
+//! Programming stores the value as it is, also over ones: that is what QEMU's guests see.
+//!
+//! Contents are kept by sector, so that an empty bank costs no memory. A change is told to the
+//! bank's backing as [`FlashChanged`], in order; a bank without backing forgets at the end.
+
+use std::sync::Arc;
+
+use actix::{Actor, Handler, Message, MessageResponse};
+
+use crate::actors::context::InlineContext;
+use crate::actors::message::{MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume, Snapshot};
+use crate::actors::outlet::Outlet;
+
+/// Size of a bank in bytes.
+pub const BANK_SIZE: u64 = 32 << 20;
+/// Size of an erase block of the bank (both chips) in bytes.
+pub const SECTOR_SIZE: u64 = 256 << 10;
+/// Bytes that one buffered write can carry.
+const BUFFER_SIZE: u64 = 2048;
+/// Bytes of one access to both chips.
+const BANK_WIDTH: u8 = 4;
+
+const STATUS_READY: u8 = 0x80;
+const STATUS_ERASE_ERROR: u8 = 0x20;
+const STATUS_PROGRAM_ERROR: u8 = 0x10;
+
+const MANUFACTURER: u8 = 0x89;
+const DEVICE: u8 = 0x18;
+
+/// The CFI query structure from word 0x10 on (CFI specification 2.1, table 1ff).
+const CFI_FIRST: u64 = 0x10;
+const CFI: [u8; 0x30] = [
+    b'Q', b'R', b'Y', 0x01, 0x00, 0x31, 0x00, 0x00, 0x00, 0x00, 0x00, // command set, tables
+    0x45, 0x55, 0x00, 0x00, // supply voltages
+    0x07, 0x07, 0x0a, 0x00, 0x04, 0x04, 0x04, 0x00, // timeouts
+    0x18, 0x02, 0x00, 0x0b, 0x00, // 2^24 bytes a chip, x8/x16, 2^11 bytes a buffer
+    0x01, 0x7f, 0x00, 0x00, 0x02, // one region of 128 blocks of 128 KiB
+    b'P', b'R', b'I', b'1', b'0', 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01,
+];
+
+/// Bytes of the bank have new contents.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct FlashChanged {
+    /// From the start of the bank.
+    pub offset: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// A bank cannot be made from these contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("device requires {BANK_SIZE} bytes, block backend provides {len} bytes")]
+pub struct FlashSizeError {
+    pub len: u64,
+}
+
+/// What the chips are doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlashMode {
+    ReadArray,
+    ReadStatus,
+    ReadId,
+    Query,
+    /// The next write programs its value.
+    Program,
+    /// The next write confirms an erasure (already done, as QEMU does it).
+    EraseConfirm,
+    /// The next write locks or unlocks a block.
+    Lock,
+    /// The next write says how many words follow, less one.
+    BufferCount,
+    /// So many more words follow the next one.
+    BufferFill(u16),
+    BufferConfirm,
+}
+
+/// A buffered write under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlashBuffer {
+    /// Where in the bank the buffer's block lies.
+    pub offset: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// The chips as plain data, without their contents.
+#[derive(Debug, Clone, PartialEq, Eq, MessageResponse)]
+pub struct FlashState {
+    pub mode: FlashMode,
+    pub status: u8,
+    pub buffer: Option<FlashBuffer>,
+}
+
+impl Default for FlashState {
+    fn default() -> Self {
+        Self { mode: FlashMode::ReadArray, status: STATUS_READY, buffer: None }
+    }
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct Flash {
+    state: FlashState,
+    /// `None` is a sector of zeroes.
+    sectors: Vec<Option<Box<[u8]>>>,
+    read_only: bool,
+    backing: Outlet<FlashChanged>,
+}
+
+impl Flash {
+    /// A bank that holds `contents` (`None`: zeroes, as QEMU's bank without a drive).
+    pub fn new(
+        contents: Option<Arc<[u8]>>,
+        read_only: bool,
+        backing: Outlet<FlashChanged>,
+    ) -> Result<Self, FlashSizeError> {
+        let mut sectors = vec![None; (BANK_SIZE / SECTOR_SIZE) as usize];
+        if let Some(contents) = contents {
+            let len = contents.len() as u64;
+            if len != BANK_SIZE {
+                return Err(FlashSizeError { len });
+            }
+            for (sector, bytes) in sectors.iter_mut().zip(contents.chunks(SECTOR_SIZE as usize)) {
+                *sector = bytes.iter().any(|b| *b != 0).then(|| bytes.into());
+            }
+        }
+        Ok(Self { state: FlashState::default(), sectors, read_only, backing })
+    }
+
+    /// Contents at an aligned offset, little-endian; an access never crosses a sector.
+    fn array(&self, offset: u64, width: u8) -> u64 {
+        let sector = self.sectors.get((offset / SECTOR_SIZE) as usize).and_then(Option::as_ref);
+        let at = (offset % SECTOR_SIZE) as usize;
+        let bytes = sector.and_then(|s| s.get(at..at + usize::from(width))).unwrap_or_default();
+        bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    fn store(&mut self, offset: u64, bytes: &[u8]) {
+        let Some(sector) = self.sectors.get_mut((offset / SECTOR_SIZE) as usize) else { return };
+        let sector = sector.get_or_insert_with(|| vec![0; SECTOR_SIZE as usize].into_boxed_slice());
+        let at = (offset % SECTOR_SIZE) as usize;
+        if let Some(target) = sector.get_mut(at..at + bytes.len()) {
+            target.copy_from_slice(bytes);
+            self.backing.send(FlashChanged { offset, bytes: bytes.to_vec() });
+        }
+    }
+
+    fn read(&self, offset: u64, width: u8) -> u64 {
+        match self.state.mode {
+            FlashMode::ReadArray => self.array(offset, width),
+            FlashMode::ReadId => both(match (offset / u64::from(BANK_WIDTH)) & 0xff {
+                0 => MANUFACTURER,
+                1 => DEVICE,
+                _ => 0,
+            }),
+            FlashMode::Query => {
+                let word = (offset / u64::from(BANK_WIDTH)).checked_sub(CFI_FIRST);
+                let byte = word.and_then(|w| CFI.get(usize::try_from(w).ok()?));
+                both(byte.copied().unwrap_or(0))
+            }
+            _ => both(self.state.status),
+        }
+    }
+
+    fn write(&mut self, offset: u64, width: u8, value: u64) {
+        let command = value as u8;
+        self.state.mode = match self.state.mode {
+            FlashMode::ReadArray | FlashMode::ReadStatus | FlashMode::ReadId => {
+                self.command(offset, command)
+            }
+            FlashMode::Program => {
+                self.program(offset, width, value);
+                FlashMode::ReadStatus
+            }
+            // Query mode ignores all but its end.
+            FlashMode::Query if command != 0xff => FlashMode::Query,
+            FlashMode::EraseConfirm if command == 0xd0 => self.ready(),
+            FlashMode::Lock if matches!(command, 0xd0 | 0x01) => self.ready(),
+            FlashMode::BufferCount => {
+                self.state.buffer = None;
+                FlashMode::BufferFill(value as u16)
+            }
+            FlashMode::BufferFill(more) => {
+                self.fill(offset, width, value);
+                match more.checked_sub(1) {
+                    Some(more) => FlashMode::BufferFill(more),
+                    None => FlashMode::BufferConfirm,
+                }
+            }
+            FlashMode::BufferConfirm
+                if command == 0xd0 && self.state.status & STATUS_PROGRAM_ERROR == 0 =>
+            {
+                if let Some(buffer) = self.state.buffer.take() {
+                    self.store(buffer.offset, &buffer.bytes);
+                }
+                self.ready()
+            }
+            // Everything else leaves for array mode: 0xff does so by definition, an unknown
+            // sequence by QEMU's choice.
+            _ => {
+                self.state.buffer = None;
+                FlashMode::ReadArray
+            }
+        };
+    }
+
+    fn ready(&mut self) -> FlashMode {
+        self.state.status |= STATUS_READY;
+        FlashMode::ReadStatus
+    }
+
+    /// The first write of a sequence.
+    fn command(&mut self, offset: u64, command: u8) -> FlashMode {
+        match command {
+            0x10 | 0x40 => FlashMode::Program,
+            0x20 => {
+                if self.read_only {
+                    self.state.status |= STATUS_ERASE_ERROR;
+                } else {
+                    let erased = vec![0xff; SECTOR_SIZE as usize];
+                    self.store(offset - offset % SECTOR_SIZE, &erased);
+                }
+                self.state.status |= STATUS_READY;
+                FlashMode::EraseConfirm
+            }
+            0x50 => {
+                self.state.status = 0;
+                FlashMode::ReadArray
+            }
+            0x60 => FlashMode::Lock,
+            0x70 => FlashMode::ReadStatus,
+            0x90 => FlashMode::ReadId,
+            0x98 => FlashMode::Query,
+            0xe8 => {
+                self.state.status |= STATUS_READY;
+                FlashMode::BufferCount
+            }
+            _ => FlashMode::ReadArray,
+        }
+    }
+
+    fn program(&mut self, offset: u64, width: u8, value: u64) {
+        if self.read_only {
+            self.state.status |= STATUS_PROGRAM_ERROR;
+        } else {
+            self.store(offset, &value.to_le_bytes()[..usize::from(width)]);
+        }
+        self.state.status |= STATUS_READY;
+    }
+
+    /// A word of a buffered write; its block is that of the first word, and words beyond it are an
+    /// error.
+    fn fill(&mut self, offset: u64, width: u8, value: u64) {
+        self.state.status |= STATUS_READY;
+        if self.read_only {
+            self.state.status |= STATUS_PROGRAM_ERROR;
+            return;
+        }
+        let block = offset - offset % BUFFER_SIZE;
+        if self.state.buffer.is_none() {
+            let bytes = (block..block + BUFFER_SIZE).map(|at| self.array(at, 1) as u8).collect();
+            self.state.buffer = Some(FlashBuffer { offset: block, bytes });
+        }
+        let at = (offset % BUFFER_SIZE) as usize;
+        match &mut self.state.buffer {
+            Some(buffer) if buffer.offset == block => {
+                let word = &value.to_le_bytes()[..usize::from(width)];
+                buffer.bytes[at..at + word.len()].copy_from_slice(word);
+            }
+            _ => self.state.status |= STATUS_PROGRAM_ERROR,
+        }
+    }
+}
+
+/// An answer of both chips.
+fn both(byte: u8) -> u64 {
+    u64::from(byte) << 16 | u64::from(byte)
+}
+
+fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
+    if offset >= BANK_SIZE {
+        Err(MmioFault::Unmapped)
+    } else if !matches!(width, 1 | 2 | 4 | 8) || !offset.is_multiple_of(u64::from(width)) {
+        Err(MmioFault::Width)
+    } else {
+        Ok(())
+    }
+}
+
+impl Actor for Flash {
+    type Context = InlineContext<Self>;
+}
+
+impl Handler<MmioRead> for Flash {
+    type Result = Result<u64, MmioFault>;
+
+    /// A double word is two accesses to the bank.
+    fn handle(
+        &mut self,
+        MmioRead { offset, width }: MmioRead,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        check(offset, width)?;
+        Ok(match width {
+            8 => self.read(offset, 4) | self.read(offset + 4, 4) << 32,
+            4 => self.read(offset, 4),
+            _ => self.read(offset, width) & ((1 << (8 * width)) - 1),
+        })
+    }
+}
+
+impl Handler<MmioWrite> for Flash {
+    type Result = Result<(), MmioFault>;
+
+    fn handle(&mut self, write: MmioWrite, _: &mut Self::Context) -> Self::Result {
+        let MmioWrite { offset, width, value } = write;
+        check(offset, width)?;
+        self.write(offset, width.min(BANK_WIDTH), value);
+        if width == 8 {
+            self.write(offset + 4, BANK_WIDTH, value >> 32);
+        }
+        Ok(())
+    }
+}
+
+impl Handler<Reset> for Flash {
+    type Result = ();
+
+    fn handle(&mut self, _: Reset, _: &mut Self::Context) {
+        self.state = FlashState::default();
+    }
+}
+
+impl Handler<Pause> for Flash {
+    type Result = ();
+
+    fn handle(&mut self, _: Pause, _: &mut Self::Context) {}
+}
+
+impl Handler<Resume> for Flash {
+    type Result = ();
+
+    fn handle(&mut self, _: Resume, _: &mut Self::Context) {}
+}
+
+impl Handler<Snapshot<FlashState>> for Flash {
+    type Result = FlashState;
+
+    fn handle(&mut self, _: Snapshot<FlashState>, _: &mut Self::Context) -> FlashState {
+        self.state.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::cell::DeviceCell;
+    use crate::actors::probe::Probe;
+    use crate::devices::bus::MmioTarget;
+
+    fn rig(read_only: bool) -> (DeviceCell<Flash>, Probe<FlashChanged>) {
+        let changed = Probe::new();
+        let mut contents = vec![0; BANK_SIZE as usize];
+        contents[0x100..0x104].copy_from_slice(&[1, 2, 3, 4]);
+        let flash = Flash::new(Some(contents.into()), read_only, changed.outlet()).unwrap();
+        (DeviceCell::new(flash, "virt.flash0", Outlet::Unconnected), changed)
+    }
+
+    /// 32-bit writes to (offset, value) in order.
+    fn write(flash: &DeviceCell<Flash>, writes: &[(u64, u64)]) {
+        for (offset, value) in writes {
+            flash.write(*offset, 4, *value).unwrap();
+        }
+    }
+
+    fn read(flash: &DeviceCell<Flash>, offset: u64) -> u64 {
+        flash.read(offset, 4).unwrap()
+    }
+
+    const ARRAY: (u64, u64) = (0, 0xff_00ff);
+
+    #[test]
+    fn identification_and_query_words_come_from_both_chips() {
+        let (flash, _) = rig(false);
+        write(&flash, &[(0, 0x90_0090)]);
+        assert_eq!([0, 4, 8].map(|o| read(&flash, o)), [0x89_0089, 0x18_0018, 0]);
+        write(&flash, &[(0, 0x98_0098)]);
+        let query = [0x10, 0x11, 0x12, 0x27, 0x2a, 0x2d, 0x30, 0x31, 0x3f, 0x40, 0].map(|w| 4 * w);
+        assert_eq!(
+            query.map(|o| read(&flash, o) as u8),
+            [b'Q', b'R', b'Y', 0x18, 0x0b, 0x7f, 0x02, b'P', 1, 0, 0]
+        );
+        assert_eq!(flash.read(0x40, 8), Ok(0x52_0052_0051_0051));
+        assert_eq!((flash.read(0x40, 1), flash.read(0x41, 1)), (Ok(0x51), Ok(0x51)));
+        write(&flash, &[(0, 0x70_0070)]);
+        assert_eq!(read(&flash, 0x40), 0x51_0051, "only 0xff ends a query");
+        write(&flash, &[ARRAY]);
+        assert_eq!(flash.read(0x100, 8), Ok(0x0403_0201));
+    }
+
+    #[test]
+    fn program_erase_and_their_status() {
+        let (flash, changed) = rig(false);
+        write(&flash, &[(0x100, 0x40_0040), (0x100, 0x1234_5678)]);
+        assert_eq!(read(&flash, 0), 0x80_0080);
+        write(&flash, &[ARRAY]);
+        assert_eq!(read(&flash, 0x100), 0x1234_5678);
+        let bytes = vec![0x78, 0x56, 0x34, 0x12];
+        assert_eq!(changed.take(), [FlashChanged { offset: 0x100, bytes }]);
+        write(&flash, &[(SECTOR_SIZE + 0x100, 0x20_0020), (SECTOR_SIZE, 0xd0_00d0), ARRAY]);
+        assert_eq!(read(&flash, SECTOR_SIZE), 0xffff_ffff);
+        assert_eq!(read(&flash, 2 * SECTOR_SIZE - 4), 0xffff_ffff);
+        assert_eq!((read(&flash, SECTOR_SIZE - 4), read(&flash, 2 * SECTOR_SIZE)), (0, 0));
+        let erased = changed.take();
+        assert_eq!((erased.len(), erased[0].offset), (1, SECTOR_SIZE));
+        write(&flash, &[(0, 0x50_0050), (0, 0x70_0070)]);
+        assert_eq!(read(&flash, 0), 0);
+    }
+
+    #[test]
+    fn a_buffered_write_happens_when_it_is_confirmed() {
+        let (flash, changed) = rig(false);
+        let fill = [(0x100, 0xe8_00e8), (0x100, 0x01_0001), (0x100, 0xaaaa_aaaa), (0x104, 0xbb)];
+        write(&flash, &fill);
+        write(&flash, &[ARRAY]);
+        assert_eq!(read(&flash, 0x100), 0x0403_0201, "aborted");
+        assert!(changed.take().is_empty());
+        write(&flash, &fill);
+        write(&flash, &[(0x100, 0xd0_00d0)]);
+        assert_eq!(read(&flash, 0), 0x80_0080);
+        write(&flash, &[ARRAY]);
+        assert_eq!(flash.read(0x100, 8), Ok(0xbb_aaaa_aaaa));
+        assert_eq!(changed.take().len(), 1);
+        write(&flash, &[(0, 0xe8_00e8), (0, 0x01_0001), (0, 1), (0x1000, 2), (0, 0xd0_00d0)]);
+        assert_eq!(read(&flash, 0), 0, "a second block in one buffer");
+        write(&flash, &[(0, 0x70_0070)]);
+        assert_eq!(read(&flash, 0), 0x90_0090);
+    }
+
+    #[test]
+    fn a_read_only_bank_reports_errors_and_keeps_its_contents() {
+        let (flash, changed) = rig(true);
+        write(&flash, &[(0x100, 0x10_0010), (0x100, 0)]);
+        assert_eq!(read(&flash, 0), 0x90_0090);
+        write(&flash, &[(0, 0x50_0050), (0, 0x20_0020), (0, 0xd0_00d0)]);
+        assert_eq!(read(&flash, 0), 0xa0_00a0);
+        write(&flash, &[ARRAY]);
+        assert_eq!(read(&flash, 0x100), 0x0403_0201);
+        assert!(changed.take().is_empty());
+    }
+
+    #[test]
+    fn widths_ends_and_sizes() {
+        let (flash, _) = rig(false);
+        assert_eq!(flash.read(BANK_SIZE - 8, 8), Ok(0));
+        assert_eq!(flash.read(BANK_SIZE, 1), Err(MmioFault::Unmapped));
+        assert_eq!(flash.write(2, 4, 0), Err(MmioFault::Width));
+        let short = Flash::new(Some(vec![0; 4096].into()), false, Outlet::Unconnected);
+        assert_eq!(
+            short.unwrap_err().to_string(),
+            "device requires 33554432 bytes, block backend provides 4096 bytes"
+        );
+    }
+}
