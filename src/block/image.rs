@@ -24,19 +24,19 @@ const SECTOR: u64 = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     #[error("Could not open '{path}': {reason}")]
-    Open { path: String, reason: Errno },
+    Open { path: String, reason: IoFailed },
     #[error("'file' driver requires '{path}' to be a regular file")]
     NotAFile { path: String },
     #[error("Could not get the size of '{path}': {reason}")]
-    Size { path: String, reason: Errno },
+    Size { path: String, reason: IoFailed },
     #[error("{lock}\nIs another process using the image [{path}]?")]
     Locked { path: String, lock: LockError },
     #[error("Could not start a thread for '{path}': {reason}")]
-    Thread { path: String, reason: Errno },
+    Thread { path: String, reason: IoFailed },
 }
 
 /// The error number of an I/O error of the host.
-pub fn errno(error: &io::Error) -> Errno {
+fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
@@ -78,7 +78,7 @@ impl RawImage {
     pub fn open(spec: &DriveSpec) -> Result<Self, ImageError> {
         let path = spec.file.display().to_string();
         let cannot =
-            |error: &io::Error| ImageError::Open { path: path.clone(), reason: errno(error) };
+            |error: &io::Error| ImageError::Open { path: path.clone(), reason: error.into() };
         let open = |flags: i32| {
             OpenOptions::new()
                 .read(true)
@@ -100,7 +100,7 @@ impl RawImage {
         };
         let size = file
             .seek(SeekFrom::End(0))
-            .map_err(|e| ImageError::Size { path: path.clone(), reason: errno(&e) })?;
+            .map_err(|e| ImageError::Size { path: path.clone(), reason: (&e).into() })?;
         let mut image = Self {
             path: spec.file.clone(),
             file,

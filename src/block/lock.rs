@@ -6,6 +6,8 @@ use std::fs::File;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::message::IoFailed;
+
 /// First byte for permissions in use.
 const USED_BASE: i64 = 100;
 /// First byte for permissions not shared with others.
@@ -46,7 +48,7 @@ pub enum LockError {
     #[error("Failed to get shared \"{0}\" lock")]
     Unshared(&'static str),
     #[error("Failed to lock byte {0}: {1}")]
-    Host(i64, Errno),
+    Host(i64, IoFailed),
 }
 
 fn range(start: i64, kind: libc::c_int) -> libc::flock {
@@ -63,7 +65,7 @@ fn set(file: &File, byte: i64, kind: libc::c_int) -> Result<(), LockError> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&range(byte, kind))) {
         // A file system without locks: QEMU goes on without, too.
         Ok(_) | Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(()),
-        Err(error) => Err(LockError::Host(byte, error)),
+        Err(error) => Err(LockError::Host(byte, IoFailed(error as i32))),
     }
 }
 

@@ -39,8 +39,23 @@ pub struct BlockDone {
 
 /// Why a request failed: the host's error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{}", rustix::io::Errno::from_raw_os_error(self.0))]
+#[error("{}", sentence(self.0))]
 pub struct IoFailed(pub i32);
+
+/// The host's words for an error number, as `strerror` has them.
+fn sentence(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    match text.strip_suffix(&format!(" (os error {errno})")) {
+        Some(words) => words.to_owned(),
+        None => text,
+    }
+}
+
+impl From<&std::io::Error> for IoFailed {
+    fn from(error: &std::io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
+    }
+}
 
 /// What a device needs to know of a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use actix::Message;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::actors::outlet::Outlet;
+use crate::block::message::IoFailed;
 
 /// Bytes of one request at most.
 pub const ENTROPY_MAX: usize = 4096;
@@ -32,9 +33,9 @@ pub struct Entropy(pub Vec<u8>);
 #[derive(Debug, thiserror::Error)]
 pub enum EntropyError {
     #[error("Could not open '{path}': {reason}")]
-    Open { path: String, reason: rustix::io::Errno },
-    #[error("could not start a thread for '{path}': {source}")]
-    Thread { path: String, source: std::io::Error },
+    Open { path: String, reason: IoFailed },
+    #[error("Could not start a thread for '{path}': {reason}")]
+    Thread { path: String, reason: IoFailed },
 }
 
 /// `rng-builtin`: the host's generator, which never makes its reader wait.
@@ -50,10 +51,8 @@ pub fn builtin() -> Outlet<EntropyWanted> {
 
 /// `rng-random`: a file such as a hardware generator's.
 pub fn from_file(path: &str) -> Result<Outlet<EntropyWanted>, EntropyError> {
-    let mut file = File::open(path).map_err(|e| EntropyError::Open {
-        path: path.to_owned(),
-        reason: crate::block::image::errno(&e),
-    })?;
+    let mut file = File::open(path)
+        .map_err(|e| EntropyError::Open { path: path.to_owned(), reason: (&e).into() })?;
     let (sender, wanted) = mpsc::channel::<EntropyWanted>();
     thread::Builder::new()
         .name("rng".to_owned())
@@ -68,7 +67,7 @@ pub fn from_file(path: &str) -> Result<Outlet<EntropyWanted>, EntropyError> {
                 to.send(Entropy(bytes));
             }
         })
-        .map_err(|source| EntropyError::Thread { path: path.to_owned(), source })?;
+        .map_err(|e| EntropyError::Thread { path: path.to_owned(), reason: (&e).into() })?;
     Ok(Outlet::fold(move |request| {
         // The thread ends only after this sender is dropped.
         let _ = sender.send(request);
