@@ -42,7 +42,8 @@ pub enum CharEvent {
     Opened,
     Closed,
     Break,
-    /// A mux gave this front end the focus, or took it away.
+    /// A mux gave this front end the focus, or took it away. A front end that starts without the
+    /// focus gets `MuxOut` before `Opened`.
     MuxIn,
     MuxOut,
 }

@@ -218,7 +218,7 @@ impl HmpSession {
             self.backend.output.do_send(CharOutput(std::mem::take(&mut self.output)));
         }
         // Without the focus nothing more gets out, and nobody waits for it.
-        if !self.writing && (self.output.is_empty() || !self.focused) {
+        if !self.writing && !self.executing && (self.output.is_empty() || !self.focused) {
             for flushed in self.flushed.drain(..) {
                 // Nobody waits any more if this fails.
                 let _ = flushed.send(());

@@ -46,7 +46,8 @@ pub struct Subscribe(pub Recipient<Event>);
 #[rtype(result = "()")]
 pub struct Register(pub Recipient<FlushOutput>);
 
-/// Monitor → session: answer when everything written so far is with the back end's peer.
+/// Monitor → session: answer when the command under way is answered and everything written is
+/// with the back end's peer.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct FlushOutput;

@@ -44,6 +44,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>, pretty: bool) -> Add
         input: VecDeque::new(),
         requests: VecDeque::new(),
         executing: false,
+        out_of_band: 0,
         output: Vec::new(),
         writing: false,
         dropped_events: 0,
@@ -75,6 +76,8 @@ pub struct QmpSession {
     input: VecDeque<u8>,
     requests: VecDeque<Document>,
     executing: bool,
+    /// Out-of-band commands being executed.
+    out_of_band: usize,
     output: Vec<u8>,
     /// A `CharOutput` is with the back end.
     writing: bool,
@@ -185,7 +188,10 @@ impl Handler<Executed> for QmpSession {
         if done.connection != self.connection {
             return;
         }
-        self.executing &= done.out_of_band;
+        match done.out_of_band {
+            true => self.out_of_band = self.out_of_band.saturating_sub(1),
+            false => self.executing = false,
+        }
         self.reply(done.id, done.result);
         self.advance(ctx);
     }
@@ -213,6 +219,7 @@ impl QmpSession {
         self.input.clear();
         self.requests.clear();
         self.executing = false;
+        self.out_of_band = 0;
         self.output.clear();
         self.dropped_events = 0;
     }
@@ -234,7 +241,10 @@ impl QmpSession {
     }
 
     fn parse(&mut self, ctx: &mut Context<Self>) {
-        while self.requests.len() < QUEUE_LIMIT {
+        while self.requests.len() < QUEUE_LIMIT
+            && self.out_of_band < QUEUE_LIMIT
+            && self.output.len() <= OUTPUT_LIMIT
+        {
             let Some(byte) = self.input.pop_front() else { return };
             let mut documents = Vec::new();
             self.stream.feed(byte, |document| documents.push(document));
@@ -290,7 +300,10 @@ impl QmpSession {
     fn execute(&mut self, id: Option<Value>, request: Request, ctx: &mut Context<Self>) {
         let Request { command, arguments, out_of_band } = request;
         let connection = self.connection;
-        self.executing |= !out_of_band;
+        match out_of_band {
+            true => self.out_of_band += 1,
+            false => self.executing = true,
+        }
         let execution = self.monitor.send(Execute { command, arguments, out_of_band });
         let me = ctx.address();
         // Through the mailbox once more, behind the events that were told before this reply.
@@ -327,7 +340,8 @@ impl QmpSession {
     }
 
     fn release_flushers(&mut self) {
-        if (!self.writing && self.output.is_empty()) || self.mode == Mode::Disconnected {
+        let idle = !self.writing && !self.executing && self.output.is_empty();
+        if idle || self.mode == Mode::Disconnected {
             for flushed in self.flushed.drain(..) {
                 // Nobody waits any more if this fails.
                 let _ = flushed.send(());

@@ -325,6 +325,14 @@ impl Terminal {
         }
     }
 
+    /// Whatever has come already.
+    pub fn written_so_far(&mut self) -> Vec<u8> {
+        while let Ok(more) = self.written.try_recv() {
+            self.buffer.extend(more);
+        }
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Whatever comes within a short while.
     pub async fn rest(&mut self) -> Vec<u8> {
         while let Ok(Some(more)) = tokio::time::timeout(SILENCE, self.written.recv()).await {

@@ -67,6 +67,23 @@ async fn a_dying_machine() {
     }
 }
 
+/// A client that quits gets its reply before the process may end.
+#[actix::test]
+async fn draining_waits_for_the_reply() {
+    let (_vm, monitor) = monitor(MockVm::default());
+    let (backend, mut qmp) = Terminal::new();
+    session::attach(backend, monitor.clone(), false);
+    qmp.event(CharEvent::Opened).await;
+    qmp.type_bytes(b"{'execute':'qmp_capabilities'}").await;
+    qmp.line().await;
+    qmp.line().await;
+    qmp.type_bytes(b"{'execute':'quit'}").await;
+    tokio::task::yield_now().await;
+    monitor.send(Drain).await.unwrap();
+    let written = qmp.written_so_far();
+    assert!(written.ends_with(b"{\"return\": {}}\r\n"), "{}", written.escape_ascii());
+}
+
 /// `Drain` waits for output that is on its way, but not for a client that never reads.
 #[actix::test]
 async fn draining() {
