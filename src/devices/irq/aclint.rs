@@ -226,13 +226,16 @@ impl Handler<MmioWrite> for Aclint {
 impl Handler<Reset> for Aclint {
     type Result = ();
 
-    /// MTIME and MTIMECMP are zero after reset, hence MTIP high, as on QEMU.
+    /// MTIMECMP is zero after reset, hence MTIP high, as on QEMU. MTIME goes back to the clock's
+    /// time, not to zero: the `time` CSR reads the clock, and firmware that compares one with the
+    /// other (OpenSBI without Sstc) must find them equal after a reboot too.
     fn handle(&mut self, _: Reset, _: &mut Self::Context) {
         for hart in 0..self.harts.len() {
             self.set_msip(hart, false);
             self.harts[hart].0.compare.lock().mtimecmp = 0;
         }
-        self.set_mtime(0);
+        self.mtimer.offset.store(0, Ordering::Release);
+        self.evaluate_all();
     }
 }
 
