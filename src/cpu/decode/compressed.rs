@@ -92,7 +92,7 @@ impl Half {
 
 pub(super) fn decode(raw: u16, isa: &IsaConfig) -> Insn {
     let half = Half(raw);
-    if !isa.c {
+    if !isa.c && !isa.zca {
         return half.illegal();
     }
     match raw & 3 {
@@ -100,6 +100,11 @@ pub(super) fn decode(raw: u16, isa: &IsaConfig) -> Insn {
         1 => quadrant1(half),
         _ => quadrant2(half, isa),
     }
+}
+
+/// Compressed loads and stores of doubles exist.
+fn zcd(isa: &IsaConfig) -> bool {
+    isa.d && (isa.c || isa.zcd)
 }
 
 fn quadrant0(half: Half, isa: &IsaConfig) -> Insn {
@@ -113,10 +118,10 @@ fn quadrant0(half: Half, isa: &IsaConfig) -> Insn {
                 _ => half.insn(Op::Addi, low, SP, 0, imm),
             }
         }
-        1 if isa.d => half.insn(Op::Fld, low, base, 0, half.offset_d()),
+        1 if zcd(isa) => half.insn(Op::Fld, low, base, 0, half.offset_d()),
         2 => half.insn(Op::Lw, low, base, 0, half.offset_w()),
         3 => half.insn(Op::Ld, low, base, 0, half.offset_d()),
-        5 if isa.d => half.insn(Op::Fsd, 0, base, low, half.offset_d()),
+        5 if zcd(isa) => half.insn(Op::Fsd, 0, base, low, half.offset_d()),
         6 => half.insn(Op::Sw, 0, base, low, half.offset_w()),
         7 => half.insn(Op::Sd, 0, base, low, half.offset_d()),
         _ => half.illegal(),
@@ -168,7 +173,7 @@ fn quadrant2(half: Half, isa: &IsaConfig) -> Insn {
     let (rd, rs2) = (half.rd(), half.rs2());
     match half.bits(13, 3) {
         0 => half.insn(Op::Slli, rd, rd, 0, half.shamt()),
-        1 if isa.d => half.insn(Op::Fld, rd, SP, 0, half.offset_dsp()),
+        1 if zcd(isa) => half.insn(Op::Fld, rd, SP, 0, half.offset_dsp()),
         2 if rd != 0 => half.insn(Op::Lw, rd, SP, 0, half.offset_wsp()),
         3 if rd != 0 => half.insn(Op::Ld, rd, SP, 0, half.offset_dsp()),
         4 => match (half.bits(12, 1), rd, rs2) {
@@ -179,7 +184,7 @@ fn quadrant2(half: Half, isa: &IsaConfig) -> Insn {
             (_, _, 0) => half.insn(Op::Jalr, 1, rd, 0, 0),
             _ => half.insn(Op::Add, rd, rd, rs2, 0),
         },
-        5 if isa.d => half.insn(Op::Fsd, 0, SP, rs2, half.store_dsp()),
+        5 if zcd(isa) => half.insn(Op::Fsd, 0, SP, rs2, half.store_dsp()),
         6 => half.insn(Op::Sw, 0, SP, rs2, half.store_wsp()),
         7 => half.insn(Op::Sd, 0, SP, rs2, half.store_dsp()),
         _ => half.illegal(),

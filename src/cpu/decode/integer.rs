@@ -94,6 +94,7 @@ pub(super) fn op_imm_32(word: Word, isa: &IsaConfig) -> Insn {
 }
 
 pub(super) fn op(word: Word, isa: &IsaConfig) -> Insn {
+    let zmmul = isa.m || isa.zmmul;
     let zbb_or_zbkb = isa.zbb || isa.zbkb;
     let op = match (word.funct7(), word.funct3()) {
         (0, 0) => Op::Add,
@@ -106,10 +107,10 @@ pub(super) fn op(word: Word, isa: &IsaConfig) -> Insn {
         (0, 7) => Op::And,
         (0b010_0000, 0) => Op::Sub,
         (0b010_0000, 5) => Op::Sra,
-        (0b000_0001, 0) if isa.m => Op::Mul,
-        (0b000_0001, 1) if isa.m => Op::Mulh,
-        (0b000_0001, 2) if isa.m => Op::Mulhsu,
-        (0b000_0001, 3) if isa.m => Op::Mulhu,
+        (0b000_0001, 0) if zmmul => Op::Mul,
+        (0b000_0001, 1) if zmmul => Op::Mulh,
+        (0b000_0001, 2) if zmmul => Op::Mulhsu,
+        (0b000_0001, 3) if zmmul => Op::Mulhu,
         (0b000_0001, 4) if isa.m => Op::Div,
         (0b000_0001, 5) if isa.m => Op::Divu,
         (0b000_0001, 6) if isa.m => Op::Rem,
@@ -160,7 +161,7 @@ pub(super) fn op_32(word: Word, isa: &IsaConfig) -> Insn {
         (0, 5) => Op::Srlw,
         (0b010_0000, 0) => Op::Subw,
         (0b010_0000, 5) => Op::Sraw,
-        (0b000_0001, 0) if isa.m => Op::Mulw,
+        (0b000_0001, 0) if isa.m || isa.zmmul => Op::Mulw,
         (0b000_0001, 4) if isa.m => Op::Divw,
         (0b000_0001, 5) if isa.m => Op::Divuw,
         (0b000_0001, 6) if isa.m => Op::Remw,

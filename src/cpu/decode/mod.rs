@@ -214,7 +214,7 @@ impl Word {
             0b10100 => (Op::AmoMaxW, Op::AmoMaxD),
             0b11000 => (Op::AmoMinuW, Op::AmoMinuD),
             0b11100 => (Op::AmoMaxuW, Op::AmoMaxuD),
-            0b00101 if isa.zacas => (Op::AmoCasW, Op::AmoCasD),
+            0b00101 => (Op::AmoCasW, Op::AmoCasD),
             _ => return self.illegal(),
         };
         let op = match self.funct3() {
@@ -224,7 +224,12 @@ impl Word {
             4 if w == Op::AmoCasW && (self.rd() | self.rs2()) & 1 == 0 => Op::AmoCasQ,
             _ => return self.illegal(),
         };
-        if !isa.a && !matches!(op, Op::AmoCasW | Op::AmoCasD | Op::AmoCasQ) {
+        let enabled = match op {
+            Op::AmoCasW | Op::AmoCasD | Op::AmoCasQ => isa.zacas,
+            Op::LrW | Op::LrD | Op::ScW | Op::ScD => isa.a || isa.zalrsc,
+            _ => isa.a || isa.zaamo,
+        };
+        if !enabled {
             return self.illegal();
         }
         Insn { rm: (self.funct7() & 3) as u8, ..self.r(op) }

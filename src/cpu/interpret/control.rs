@@ -41,7 +41,7 @@ pub(super) fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
         Op::Ebreak => return Err(Trap { cause: BREAKPOINT, tval: pc }),
         _ => return Err(Trap::illegal(insn.raw)),
     };
-    if target & 2 != 0 && !hart.env.isa.c {
+    if target & 2 != 0 && !hart.env.isa.c && !hart.env.isa.zca {
         return Err(Trap { cause: INSTRUCTION_MISALIGNED, tval: target });
     }
     // Only jumps have a destination register.

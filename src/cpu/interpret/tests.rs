@@ -296,7 +296,7 @@ fn visible(hart: &Hart) -> ([u64; 32], [u64; 32], u64, u64, u8) {
 
 #[test]
 fn traps_change_nothing() {
-    let without_c = || IsaConfig { c: false, ..decoder::everything() };
+    let without_c = || IsaConfig { c: false, zca: false, zcd: false, ..decoder::everything() };
     let bad = 0x10; // no RAM, no device
     let table: &[(u32, IsaConfig, u64, u64)] = &[
         // funct3 4 of SYSTEM, and an illegal halfword with rubbish above it
