@@ -1,5 +1,5 @@
 //! The file formats that can be loaded: ELF, U-Boot's legacy image, Linux's `Image`, each perhaps
-//! gzipped, and raw bytes. Only looks at bytes; where they go is `super`'s business.
+//! gzipped, Intel HEX, and raw bytes. Only looks at bytes; where they go is `super`'s business.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,6 +8,8 @@ use std::path::Path;
 use object::Endianness;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
+
+use super::hex::{self, HexImage};
 
 /// Why a file is not what it should be. The text ends QEMU's message.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,8 @@ pub(super) enum Image {
         bytes: Vec<u8>,
         mem_size: u64,
     },
+    /// Only for `-device loader`.
+    Hex(HexImage),
 }
 
 /// Which ELF files are taken.
@@ -128,6 +132,11 @@ pub(super) fn recognise(
     }
     if bytes.starts_with(&UIMAGE_MAGIC) {
         return parse_uimage(&bytes, limit);
+    }
+    if policy == ElfPolicy::Any
+        && let Some(image) = hex::parse(&bytes)
+    {
+        return Ok(Image::Hex(image));
     }
     let mem_size = linux_image_size(&bytes).unwrap_or(0).max(bytes.len() as u64);
     Ok(Image::Raw { bytes, mem_size })

@@ -5,6 +5,7 @@
 //! [`BootPlan::prepare`] reads the files once; [`BootPlan::install`] copies them into RAM, at start
 //! and again at every reset.
 
+mod hex;
 mod image;
 mod reset_vector;
 
@@ -438,6 +439,10 @@ fn blobs_of(name: &str, image: Image, at: u64) -> (u64, Vec<Blob>) {
             (elf.entry, elf.segments.into_iter().map(blob).collect())
         }
         Image::UBoot { load, entry, bytes } => (entry, vec![Blob::new(name, load, bytes)]),
+        Image::Hex(hex) => {
+            let blob = |(addr, bytes)| Blob::new(name, addr, bytes);
+            (hex.entry, hex.runs.into_iter().map(blob).collect())
+        }
         Image::Raw { bytes, mem_size } => {
             (at, vec![Blob { mem_size, ..Blob::new(name, at, bytes) }])
         }
