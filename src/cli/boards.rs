@@ -36,11 +36,6 @@ fn given<T>(value: T, origin: &str) -> Given<T> {
     Given { value, origin: origin.into() }
 }
 
-/// The text of `-cpu help`.
-pub fn cpu_help() -> String {
-    "Available CPUs:\n  max\n  rv64\n".into()
-}
-
 fn accel_help() -> String {
     "Accelerators supported:\n\
      tcg     translation to host code (default; also 'jit')\n\

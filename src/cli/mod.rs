@@ -20,6 +20,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::chardev::spec::ChardevSpec;
+use crate::cpu::cpu_model;
+use crate::cpu::isa::IsaConfig;
 use crate::machine::spec::{
     Accel, Actions, BootSpec, DeviceSpec, DriveSpec, Firmware, FwCfgSpec, GlobalSpec, LoaderSpec,
     LogSpec, MachineOptions, MachineSpec, MessageFormat, MonitorSpec, ObjectSpec, ProcessSpec,
@@ -217,8 +219,12 @@ impl Session {
             "version" => return Ok(Step::Print(options::version())),
             "machine" => return self.board.machine(text, origin),
             "accel" => return self.board.accel(text, origin),
-            "cpu" if matches!(text, "help" | "?") => return Ok(Step::Print(boards::cpu_help())),
-            "cpu" => self.spec.cpu = text.into(),
+            "cpu" if matches!(text, "help" | "?") => return Ok(Step::Print(cpu_model::cpu_help())),
+            "cpu" => {
+                IsaConfig::from_cpu_option(text)
+                    .map_err(|error| OptionError::Refused(error.to_string()))?;
+                self.spec.cpu = text.into();
+            }
             "smp" => return self.board.smp(text, origin),
             "m" => return self.board.memory(text, origin),
             "boot" => self.board.boot(text, origin)?,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::opts::Opts;
 use super::{CliError, OptionError, Step, backends, refused, value};
-use crate::machine::models::{self, MODELS, Model, Property, PropertyKind};
+use crate::devices::virtio::properties::Model;
+use crate::machine::models;
 use crate::machine::spec::{
     DeviceSpec, FwCfgContent, FwCfgSpec, GlobalSpec, LoaderSpec, LoaderWhat, MachineSpec,
     ObjectKind, ObjectSpec,
@@ -44,7 +45,7 @@ impl Models {
             ));
         };
         if opts.wants_help() {
-            return Ok(Step::Print(model_help(model)));
+            return Ok(Step::Print(model.help()));
         }
         let id = opts.take("id").map(|id| value::identifier(&id)).transpose()?;
         if let Some(id) = &id
@@ -53,9 +54,7 @@ impl Models {
             return Err(OptionError::DuplicateId { id: id.clone(), what: "device" });
         }
         let bus = opts.take("bus");
-        for (name, text) in &opts.items {
-            check_property(model, name, text)?;
-        }
+        check_properties(model, &opts.items)?;
         let device = DeviceSpec { driver, id, bus, props: opts.items, origin: origin.into() };
         if model.name == "loader" { &mut self.loaders } else { &mut self.devices }.push(device);
         Ok(Step::Next)
@@ -140,7 +139,8 @@ impl Models {
             for device in
                 self.devices.iter_mut().chain(&mut self.loaders).filter(|d| d.driver == model.name)
             {
-                check_property(model, &global.property, &global.value).map_err(|error| {
+                let given = [(global.property.clone(), global.value.clone())];
+                check_properties(model, &given).map_err(|error| {
                     let GlobalSpec { driver, property, value } = global;
                     OptionError::Refused(format!(
                         "can't apply global {driver}.{property}={value}: {error}"
@@ -186,27 +186,9 @@ impl Models {
     }
 }
 
-/// The value of a property must be what its type says.
-fn check_property(model: &Model, name: &str, text: &str) -> Result<(), OptionError> {
-    let Some(property) = model.properties.iter().find(|property| property.name == name) else {
-        return Err(OptionError::PropertyNotFound { owner: model.name.into(), name: name.into() });
-    };
-    match property.kind {
-        PropertyKind::Bool => value::switch(name, text).map(drop),
-        PropertyKind::Size => value::size(name, text, 1).map(drop),
-        PropertyKind::Uint64 => number(name, text).map(drop),
-        PropertyKind::Uint32 => match number(name, text)? {
-            0..=0xffff_ffff => Ok(()),
-            _ => Err(OptionError::ExpectsKind { name: name.into(), kind: "uint32_t" }),
-        },
-        PropertyKind::Str | PropertyKind::Drive | PropertyKind::Chardev | PropertyKind::Link(_) => {
-            Ok(())
-        }
-    }
-}
-
-fn number(name: &str, text: &str) -> Result<u64, OptionError> {
-    value::uint(text).ok_or_else(|| OptionError::ExpectsInteger { name: name.into() })
+/// Properties must be the model's, and their values what their types say.
+fn check_properties(model: &Model, given: &[(String, String)]) -> Result<(), OptionError> {
+    model.parse(given).map(drop).map_err(|error| OptionError::Refused(error.to_string()))
 }
 
 /// What a device needs must be there, and free. `spec.devices` holds those before it.
@@ -256,23 +238,21 @@ fn check_device(device: &DeviceSpec, spec: &MachineSpec) -> Result<(), OptionErr
         }
         _ => {}
     }
-    for Property { name, kind, .. } in model.properties {
-        let Some(text) = device.prop(name) else { continue };
-        let owner = model.name;
-        match kind {
-            PropertyKind::Drive => {
-                if !spec.drives.iter().any(|drive| drive.id == text) {
-                    return refused(format!("Property '{owner}.{name}' can't find value '{text}'"));
-                }
-                if spec.devices.iter().any(|other| other.prop(name) == Some(text)) {
-                    return refused(format!("Drive '{text}' is already in use by another device"));
-                }
-            }
-            PropertyKind::Chardev if !spec.chardevs.iter().any(|chardev| chardev.id == text) => {
-                return refused(format!("Property '{owner}.{name}' can't find value '{text}'"));
-            }
-            _ => {}
+    let missing = |name: &str, text: &str| {
+        refused(format!("Property '{}.{name}' can't find value '{text}'", model.name))
+    };
+    if let Some(text) = device.prop("drive") {
+        if !spec.drives.iter().any(|drive| drive.id == text) {
+            return missing("drive", text);
         }
+        if spec.devices.iter().any(|other| other.prop("drive") == Some(text)) {
+            return refused(format!("Drive '{text}' is already in use by another device"));
+        }
+    }
+    if let Some(text) = device.prop("chardev")
+        && !spec.chardevs.iter().any(|chardev| chardev.id == text)
+    {
+        return missing("chardev", text);
     }
     match model.name {
         "virtio-blk-device" if device.prop("drive").is_none() => refused("drive property not set"),
@@ -392,28 +372,19 @@ pub fn fw_cfg(
 }
 
 fn device_help() -> String {
+    let mut models: Vec<_> = models::models().collect();
+    models.sort_by_key(|model| (model.category, model.name));
     let mut text = String::new();
     let mut category = "";
-    for model in MODELS {
+    for model in models {
         if model.category != category {
             let gap = if category.is_empty() { "" } else { "\n" };
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "{gap}{}:", model.category);
             category = model.category;
         }
         let bus = if model.bus.is_empty() { String::new() } else { format!(", bus {}", model.bus) };
         let _ = writeln!(text, "name \"{}\"{bus}", model.name);
-    }
-    text
-}
-
-fn model_help(model: &Model) -> String {
-    if model.properties.is_empty() {
-        return format!("There are no options for {}.\n", model.name);
-    }
-    let mut text = format!("{} options:\n", model.name);
-    for Property { name, kind, description } in model.properties {
-        let left = format!("{name}=<{}>", kind.name());
-        let _ = writeln!(text, "  {left:<22} - {description}");
     }
     text
 }

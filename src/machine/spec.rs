@@ -244,7 +244,7 @@ pub enum ErrorAction {
     Enospc,
 }
 
-/// `-device`: its model is one of [`super::models::MODELS`] and its properties are known to it.
+/// `-device`: its model is one of [`super::models::models`] and its properties are known to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSpec {
     pub driver: String,
