@@ -130,16 +130,15 @@ fn access_csr(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
     csr::check(hart, csr, writes)?;
     // `csrrw` to x0 does not read; nothing but `seed` has a read that could tell.
     let old = if swap && insn.rd == 0 { 0 } else { csr::get(hart, csr) };
-    if writes {
-        let base = csr::modify_base(hart, csr, old);
-        let new = match insn.op {
-            Op::Csrrs | Op::Csrrsi => base | operand,
-            Op::Csrrc | Op::Csrrci => base & !operand,
-            _ => operand,
-        };
-        if csr != number::SEED {
-            csr::set(hart, csr, new);
-        }
+    let base = csr::modify_base(hart, csr, old);
+    let new = match insn.op {
+        Op::Csrrs | Op::Csrrsi => base | operand,
+        Op::Csrrc | Op::Csrrci => base & !operand,
+        _ => operand,
+    };
+    // Setting or clearing no bits is checked as a write and has, as in QEMU, no effect of one.
+    if writes && (swap || operand != 0) && csr != number::SEED {
+        csr::set(hart, csr, new);
     }
     if insn.rd != 0 {
         hart.state.x[usize::from(insn.rd & 31)] = old;
