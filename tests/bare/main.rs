@@ -55,7 +55,13 @@ fn csr_access_in_every_mode() {
 
 #[test]
 fn system_instructions() {
-    compare("rv64,svinval=on", &cases::system_instructions(), |_, a, b| a == b);
+    compare("rv64,svinval=on", &cases::system_instructions(), |case, a, b| {
+        // QEMU gives `mtval` zero, or an earlier instruction, where the fault is found late; the
+        // spec asks for zero or this instruction.
+        let late = a.mcause == 2 && a.mtval == case.insn && b.mtval != case.insn;
+        let mtval = if late { b.mtval } else { a.mtval };
+        Outcome { mtval, ..*a } == *b
+    });
 }
 
 #[test]
