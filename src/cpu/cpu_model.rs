@@ -347,10 +347,10 @@ impl Choice<'_> {
                 continue;
             }
             for part in parts {
-                if self.by_hand(part).is_none() {
-                    if let Some(switch) = self.isa.switch(part) {
-                        *switch = false;
-                    }
+                if self.by_hand(part).is_none()
+                    && let Some(switch) = self.isa.switch(part)
+                {
+                    *switch = false;
                 }
             }
         }
@@ -379,7 +379,7 @@ impl Choice<'_> {
             (isa.d && !isa.f, "D extension requires F extension"),
             (isa.zcd && !isa.d, "Zcd extension requires D extension"),
             (
-                isa.zcd && !isa.zca || isa.c && !isa.zca,
+                (isa.zcd || isa.c) && !isa.zca,
                 "Zcf/Zcd/Zcb/Zcmp/Zcmt extensions require Zca extension",
             ),
             (!isa.zicsr && asked("zicntr"), "zicntr requires zicsr"),

@@ -104,9 +104,11 @@ isa! {
 /// `mhpmcounter3..18`, QEMU's default.
 pub(super) const DEFAULT_PMU_MASK: u32 = 0x0007_fff8;
 
+type Test = fn(&IsaConfig) -> bool;
+
 /// Names of the extensions beyond the single letters, in the order of the device tree (the order
 /// of the unprivileged spec's naming chapter, as QEMU prints it), and whether a hart has them.
-const MULTI_LETTER: &[(&str, fn(&IsaConfig) -> bool)] = &[
+const MULTI_LETTER: &[(&str, Test)] = &[
     ("zic64b", |i| i.cbo_size == 64 && i.cbom_size == 64 && i.cbop_size == 64),
     ("zicbom", |i| i.zicbom),
     ("zicbop", |i| i.zicbop),

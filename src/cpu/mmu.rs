@@ -115,7 +115,7 @@ fn protect(hart: &Hart, mapping: Mapping, access: Access, privilege: Privilege) 
         Access::Load => pmp::READ,
         Access::Store => pmp::WRITE,
     };
-    (allowed & needed != 0).then(|| Mapping {
+    (allowed & needed != 0).then_some(Mapping {
         read: mapping.read && allowed & pmp::READ != 0,
         write: mapping.write && allowed & pmp::WRITE != 0,
         execute: mapping.execute && allowed & pmp::EXECUTE != 0,

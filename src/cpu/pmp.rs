@@ -103,12 +103,13 @@ pub fn check(
     }
     let last = pa.saturating_add(len.saturating_sub(1));
     for i in 0..entries.min(PMP_ENTRIES) {
-        if let Some((start, end)) = range(state, i) {
-            if pa <= end && last >= start {
-                return start <= pa
-                    && last <= end
-                    && permissions(state, state.pmpcfg[i], privilege) & bit(access) != 0;
-            }
+        if let Some((start, end)) = range(state, i)
+            && pa <= end
+            && last >= start
+        {
+            return start <= pa
+                && last <= end
+                && permissions(state, state.pmpcfg[i], privilege) & bit(access) != 0;
         }
     }
     unmatched(state, privilege) & bit(access) != 0
@@ -127,11 +128,12 @@ pub fn page_permissions(
     }
     let (page, last) = (page & !0xfff, page | 0xfff);
     for i in 0..entries.min(PMP_ENTRIES) {
-        if let Some((start, end)) = range(state, i) {
-            if page <= end && last >= start {
-                let whole = start <= page && last <= end;
-                return whole.then(|| permissions(state, state.pmpcfg[i], privilege));
-            }
+        if let Some((start, end)) = range(state, i)
+            && page <= end
+            && last >= start
+        {
+            let whole = start <= page && last <= end;
+            return whole.then(|| permissions(state, state.pmpcfg[i], privilege));
         }
     }
     Some(unmatched(state, privilege))
@@ -164,7 +166,9 @@ mod tests {
     fn matching() {
         let tor = TOR << 3;
         let na4 = NA4 << 3;
-        let cases: &[(&[(u8, u64)], u64, u64, Access, Privilege, bool)] = &[
+        // Entries, address, length, access, mode, allowed.
+        type Case = (&'static [(u8, u64)], u64, u64, Access, Privilege, bool);
+        let cases: &[Case] = &[
             // Nothing configured: M alone.
             (&[], 0x8000_0000, 8, Access::Load, M, true),
             (&[], 0x8000_0000, 8, Access::Load, S, false),

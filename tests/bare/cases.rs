@@ -199,7 +199,7 @@ pub fn random_encodings() -> Vec<Case> {
             1 => 0x6e00_7000,
             _ => 0x7e1f_7000,
         };
-        let rs2 = if random.next() % 2 == 0 { A0 + random.next() % 2 } else { random.next() % 32 };
+        let rs2 = if random.next() & 1 == 0 { A0 + random.next() % 2 } else { random.next() % 32 };
         let mut insn = random.next() & keep | A0 << 15 | A0 << 7 | opcode;
         if keep & 0x01f0_0000 == 0 {
             insn |= rs2 << 20;

@@ -194,11 +194,10 @@ pub(super) fn set(hart: &mut Hart, csr: u16, value: u64) {
         MTVEC => set_vector(&mut hart.state.mtvec, value),
         MCOUNTEREN => hart.state.mcounteren = value & counters::available(hart),
         MENVCFG => set_menvcfg(hart, value),
-        MSTATEEN0 => {
-            hart.state.mstateen[0] = value & (STATEEN_SE | STATEEN0_ENVCFG | STATEEN0_P1P13);
-        }
         MSTATEEN0..=MSTATEEN3 => {
-            hart.state.mstateen[usize::from(csr - MSTATEEN0)] = value & STATEEN_SE;
+            let i = usize::from(csr - MSTATEEN0);
+            let first = if i == 0 { STATEEN0_ENVCFG | STATEEN0_P1P13 } else { 0 };
+            hart.state.mstateen[i] = value & (STATEEN_SE | first);
         }
         MCOUNTINHIBIT => counters::set_inhibit(hart, value),
         MHPMEVENT3..=MHPMEVENT31 => {

@@ -518,7 +518,9 @@ fn leaf_permissions_and_encodings() {
     const D: u64 = 128;
     let ok = V | R | W | X | A | D;
     let (none, sum, mxr) = ((false, false), (true, false), (false, true));
-    let cases: &[(u64, Access, Privilege, (bool, bool), u64)] = &[
+    // Flags, access, mode, (SUM, MXR), cause of the fault or 0.
+    type Case = (u64, Access, Privilege, (bool, bool), u64);
+    let cases: &[Case] = &[
         (ok, Load, S, none, 0),
         (ok, Store, S, none, 0),
         (ok, Fetch, S, none, 0),
