@@ -167,8 +167,8 @@ mod tests {
         let tor = TOR << 3;
         let na4 = NA4 << 3;
         // Entries, address, length, access, mode, allowed.
-        type Case = (&'static [(u8, u64)], u64, u64, Access, Privilege, bool);
-        let cases: &[Case] = &[
+        type Case<'a> = (&'a [(u8, u64)], u64, u64, Access, Privilege, bool);
+        let cases: &[Case<'_>] = &[
             // Nothing configured: M alone.
             (&[], 0x8000_0000, 8, Access::Load, M, true),
             (&[], 0x8000_0000, 8, Access::Load, S, false),
