@@ -7,6 +7,7 @@ pub mod finisher;
 pub mod flash;
 pub mod fw_cfg;
 pub mod irq;
+pub mod rom;
 pub mod rtc;
 pub mod uart;
 pub mod virtio;

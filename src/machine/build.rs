@@ -1,0 +1,443 @@
+//! The only file that knows every type and does all the wiring: from a `MachineSpec` to running
+//! actors.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use actix::prelude::*;
+
+use super::clock::{TIMEBASE_HZ, VirtualClock};
+use super::fdt::{self, FdtInput, FdtIsa};
+use super::firmware::hsm::Hsm;
+use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
+use super::memory::{GuestRam, RAM_BASE, RamError};
+use super::memory_map as map;
+use super::message::{MachineTree, VmError};
+use super::spec::{self, Firmware, MachineSpec};
+use super::tree;
+use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts};
+use crate::actors::cell::DeviceCell;
+use crate::actors::context::InlineContext;
+use crate::actors::lifecycle::Lifecycle;
+use crate::actors::message::{
+    ActorFailed, IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume,
+};
+use crate::actors::outlet::Outlet;
+use crate::actors::timer::{TimerFired, Timers, TooManyTimers};
+use crate::chardev::message::CharBackend;
+use crate::cpu::hart::{ArmStimer, HartEnv};
+use crate::cpu::inbox::{Peer, Peers};
+use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP};
+use crate::cpu::isa::IsaConfig;
+use crate::cpu::vcpu::{Accel, BuiltinFirmware, HartStart, Vcpu, VcpuError, VcpuParts, VcpuThread};
+use crate::devices::bus::{Bus, Region};
+use crate::devices::finisher::Finisher;
+use crate::devices::fw_cfg::{FwCfgBuilder, FwCfgError};
+use crate::devices::irq::aclint::{self, Aclint, HartWires};
+use crate::devices::irq::plic::{Plic, PlicLines};
+use crate::devices::rom::Rom;
+use crate::devices::rtc::{GoldfishRtc, WallClock};
+use crate::devices::uart::Uart;
+use crate::devices::virtio::transport::EmptySlot;
+use crate::jit::engine::DEFAULT_CACHE;
+
+/// Most harts: a bit each in `GuestRam`'s map of translated pages.
+pub const MAX_HARTS: u32 = 8;
+
+/// Why a machine cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("Invalid SMP CPUs {0}. The max CPUs supported by machine 'virt' is {MAX_HARTS}")]
+    TooManyHarts(u32),
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Timers(#[from] TooManyTimers),
+    #[error("cannot start the timer's thread: {0}")]
+    TimerThread(std::io::Error),
+    #[error("{origin}: {reason}")]
+    FwCfg { origin: String, reason: String },
+    #[error("fw_cfg: {0}")]
+    FwCfgItem(#[from] FwCfgError),
+    #[error("-machine aclint=on: the ACLINT's SSWI is not implemented; use aclint=off")]
+    NoSswi,
+}
+
+/// What the machine is connected to.
+pub struct Connections<'a> {
+    /// The back end of the serial port.
+    pub serial: Option<CharBackend>,
+    /// The guest that runs when the command line names none.
+    pub embedded_guest: &'a [u8],
+    /// Told when the process is to end.
+    pub exit: Outlet<Exited>,
+}
+
+impl std::fmt::Debug for Connections<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connections")
+    }
+}
+
+/// A built machine, not powered on.
+#[derive(Debug)]
+pub struct Machine {
+    pub vm: Addr<Vm>,
+    pub vcpus: Vec<Addr<Vcpu>>,
+    pub timers: Timers,
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+/// The devices being built.
+struct Board {
+    clock: Arc<VirtualClock>,
+    timers: Timers,
+    failure: Outlet<ActorFailed>,
+    regions: Vec<Region>,
+    lifecycles: Vec<Lifecycle>,
+}
+
+impl Board {
+    /// Put a device on the bus at `base`.
+    fn map<A>(&mut self, name: &str, base: u64, size: u64, device: A) -> DeviceCell<A>
+    where
+        A: Actor<Context = InlineContext<A>>
+            + Send
+            + Handler<MmioRead, Result = Result<u64, MmioFault>>
+            + Handler<MmioWrite, Result = Result<(), MmioFault>>,
+    {
+        let cell = DeviceCell::spawn(device, name, self.failure.clone());
+        let target = Box::new(cell.clone());
+        self.regions.push(Region { name: name.to_owned(), range: base..base + size, target });
+        cell
+    }
+
+    /// Have the `Vm` reset, pause and resume a device.
+    fn manage<A>(&mut self, cell: &DeviceCell<A>)
+    where
+        A: Actor<Context = InlineContext<A>>
+            + Send
+            + Handler<Reset, Result = ()>
+            + Handler<Pause, Result = ()>
+            + Handler<Resume, Result = ()>,
+    {
+        self.lifecycles.push(Lifecycle::of(cell.name(), &cell.addr()));
+    }
+}
+
+/// The device tree of the machine.
+pub fn device_tree(spec: &MachineSpec, isa: &IsaConfig) -> super::devicetree::DeviceTree {
+    let block = |there: bool| there.then_some(isa.cbo_size as u32);
+    let mut rng_seed = [0; 32];
+    random(&mut rng_seed);
+    fdt::virt(&FdtInput {
+        ram_size: spec.ram_size,
+        harts: spec.smp.cpus,
+        timebase_hz: TIMEBASE_HZ as u32,
+        isa: FdtIsa {
+            isa: isa.isa_string(),
+            extensions: isa.isa_extensions().into_iter().map(str::to_owned).collect(),
+            mmu: isa.satp_mode.mmu_type(),
+            cbom_block: block(isa.zicbom),
+            cboz_block: block(isa.zicboz),
+            cbop_block: block(isa.zicbop),
+            pmu_counters: isa.pmu_mask,
+        },
+        has_flash: false,
+        aclint: spec.machine.aclint,
+        rng_seed,
+    })
+}
+
+fn random(bytes: &mut [u8]) {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            // No entropy to be had: the guest gets the zeroes it was given.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Decide what is loaded where.
+pub fn boot_plan(
+    spec: &MachineSpec,
+    isa: &IsaConfig,
+    embedded_guest: &[u8],
+) -> Result<BootPlan, LoadError> {
+    let tree = match &spec.dtb {
+        Some(path) => loader::read_dtb(path)?,
+        None => device_tree(spec, isa),
+    };
+    let kernel = match &spec.kernel {
+        Some(path) => Some(Kernel::File(path)),
+        None if spec.embedded_guest => {
+            Some(Kernel::Embedded { name: "embedded guest", bytes: embedded_guest })
+        }
+        None => None,
+    };
+    BootPlan::prepare(BootRequest {
+        ram_size: spec.ram_size,
+        harts: spec.smp.cpus,
+        firmware: &spec.firmware,
+        kernel,
+        initrd: spec.initrd.as_deref(),
+        has_flash_image: false,
+        append: spec.append.as_deref(),
+        loaders: &spec.loaders,
+        tree,
+    })
+}
+
+/// Build the machine on the current arbiter.
+pub fn build(
+    spec: &MachineSpec,
+    isa: &Arc<IsaConfig>,
+    connections: Connections<'_>,
+) -> Result<Machine, BuildError> {
+    let harts = spec.smp.cpus;
+    if harts > MAX_HARTS {
+        return Err(BuildError::TooManyHarts(harts));
+    }
+    if spec.machine.aclint {
+        return Err(BuildError::NoSswi);
+    }
+    let plan = boot_plan(spec, isa, connections.embedded_guest)?;
+    let ram = Arc::new(GuestRam::new(RAM_BASE, spec.ram_size)?);
+    let peers = Peers::new(harts as usize);
+    ram.observe_code(Arc::new(peers.clone()));
+    let clock = Arc::new(VirtualClock::default());
+
+    // The Vm's address is needed before the Vm can be made.
+    let vm_context = Context::<Vm>::new();
+    let vm = vm_context.address();
+    let failure = Outlet::Mailbox(vm.clone().recipient());
+    let (timers, timer_thread) =
+        Timers::start(Arc::clone(&clock), failure.clone()).map_err(BuildError::TimerThread)?;
+    let mut board = Board {
+        clock: Arc::clone(&clock),
+        timers: timers.clone(),
+        failure: failure.clone(),
+        regions: Vec::new(),
+        lifecycles: Vec::new(),
+    };
+    devices(&mut board, spec, &plan, &ram, &peers, &vm, connections.serial)?;
+    board.lifecycles.push(timers.lifecycle());
+    let tree = Arc::new(MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) });
+    let bus = Arc::new(Bus::new(std::mem::take(&mut board.regions)));
+
+    let hsm = (spec.firmware == Firmware::Builtin).then(|| Arc::new(Hsm::new(harts as usize)));
+    let mut vcpus = Vec::new();
+    for hart in 0..harts {
+        let env = HartEnv {
+            hartid: u64::from(hart),
+            isa: Arc::clone(isa),
+            ram: Arc::clone(&ram),
+            bus: Arc::clone(&bus),
+            irq: Arc::clone(&peers.0[hart as usize].irq),
+            clock: Arc::clone(&clock),
+            inbox: Arc::clone(&peers.0[hart as usize].inbox),
+            peers: peers.clone(),
+            stimer: Outlet::Unconnected,
+        };
+        vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &vm, &failure)?);
+    }
+    let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
+    let parts = VmParts {
+        vcpus: links,
+        devices: board.lifecycles,
+        clock,
+        ram: Arc::clone(&ram),
+        boot: Box::new(PlannedBoot { plan, ram, hsm, harts }),
+        tree,
+        smp: spec.smp,
+        reboot: spec.actions.reboot,
+        shutdown: spec.actions.shutdown,
+        exit: connections.exit,
+    };
+    vm_context.run(Vm::new(parts));
+    let mut threads = vec![timer_thread];
+    let mut addrs = Vec::new();
+    for VcpuThread { addr, thread, .. } in vcpus {
+        threads.push(thread);
+        addrs.push(addr);
+    }
+    Ok(Machine { vm, vcpus: addrs, timers, threads })
+}
+
+/// An outlet that drives an interrupt bit of a hart.
+fn hart_line(peer: &Peer, bit: u64) -> Outlet<IrqLevel> {
+    let irq = Arc::clone(&peer.irq);
+    Outlet::fold(move |message: IrqLevel| irq.set_lines(bit, message.level))
+}
+
+fn devices(
+    board: &mut Board,
+    spec: &MachineSpec,
+    plan: &BootPlan,
+    ram: &Arc<GuestRam>,
+    peers: &Peers,
+    vm: &Addr<Vm>,
+    serial: Option<CharBackend>,
+) -> Result<(), BuildError> {
+    let clock = Arc::clone(&board.clock);
+    let targets = peers.0.iter().flat_map(|p| [hart_line(p, MEIP), hart_line(p, SEIP)]).collect();
+    let lines = Arc::new(PlicLines::new(targets));
+    let irq = lines.outlet();
+
+    if !plan.reset_vector.is_empty() {
+        let rom = Rom::new(plan.reset_vector.clone());
+        board.map("riscv_virt_board.mrom", map::MROM.base, map::MROM.size, rom);
+    }
+    let finisher = Finisher {
+        shutdown: vm.clone().recipient().into(),
+        reset: vm.clone().recipient().into(),
+    };
+    board.map("riscv.sifive.test", map::FINISHER.base, map::FINISHER.size, finisher);
+
+    let rtc = GoldfishRtc::new(
+        irq.clone(),
+        map::RTC_IRQ,
+        wall_clock(spec, &clock),
+        Arc::clone(&clock),
+        board.timers.reserve()?,
+    );
+    let rtc = board.map("goldfish_rtc", map::RTC.base, map::RTC.size, rtc);
+    board.manage(&rtc);
+
+    let mut wires = Vec::new();
+    for peer in peers.0.iter() {
+        let timer = board.timers.reserve()?;
+        wires.push(HartWires { msip: hart_line(peer, MSIP), mtip: hart_line(peer, MTIP), timer });
+    }
+    let aclint = Aclint::new(Arc::clone(&clock), wires);
+    let aclint = board.map("riscv.aclint", map::CLINT.base, aclint::SIZE, aclint);
+    board.manage(&aclint);
+
+    let plic = Plic::new(Arc::clone(&lines));
+    let plic = board.map("riscv.sifive.plic", map::PLIC.base, map::PLIC.size, plic);
+    board.manage(&plic);
+
+    let timer = board.timers.reserve()?;
+    let uart = Uart::new(irq.clone(), map::UART_IRQ, serial, clock, timer);
+    let uart = board.map("serial", map::UART.base, map::UART.size, uart);
+    board.manage(&uart);
+
+    let fw_cfg = fw_cfg(spec)?.build(Arc::clone(ram));
+    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, map::FW_CFG.size, fw_cfg);
+    board.manage(&fw_cfg);
+
+    for slot in 0..map::VIRTIO_COUNT {
+        let region = map::virtio(slot);
+        board.map("virtio-mmio", region.base, region.size, EmptySlot::new(true));
+    }
+    Ok(())
+}
+
+fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
+    use spec::{RtcBase, RtcClock};
+    let seconds_of = |time: std::time::SystemTime| {
+        let since = time.duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |d| d.as_secs() as i64)
+    };
+    let now = seconds_of(std::time::SystemTime::now());
+    let start = match spec.rtc.base {
+        RtcBase::Utc => now,
+        RtcBase::Localtime => now + local_offset(now),
+        RtcBase::At(time) => seconds_of(time),
+    };
+    let ns = start.wrapping_mul(1_000_000_000);
+    match spec.rtc.clock {
+        RtcClock::Host => WallClock::host_starting_at(start),
+        RtcClock::Rt => {
+            let origin = std::time::Instant::now();
+            WallClock::new(move || origin.elapsed().as_nanos() as u64, ns)
+        }
+        RtcClock::Vm => {
+            let clock = Arc::clone(clock);
+            WallClock::new(move || clock.now_ns(), ns)
+        }
+    }
+}
+
+/// Seconds east of UTC that the host's local time is at `seconds` since the epoch.
+fn local_offset(seconds: i64) -> i64 {
+    super::localtime::offset_at(seconds)
+}
+
+fn fw_cfg(spec: &MachineSpec) -> Result<FwCfgBuilder, BuildError> {
+    let mut builder = FwCfgBuilder::new();
+    super::fw_cfg_items::add(&mut builder, spec)?;
+    Ok(builder)
+}
+
+fn vcpu(
+    spec: &MachineSpec,
+    mut env: HartEnv,
+    timers: &Timers,
+    hsm: Option<&Arc<Hsm>>,
+    vm: &Addr<Vm>,
+    failure: &Outlet<ActorFailed>,
+) -> Result<VcpuThread, BuildError> {
+    let stimer_fired = Arc::new(AtomicBool::new(false));
+    let (fired, irq) = (Arc::clone(&stimer_fired), Arc::clone(&env.irq));
+    let line = timers.register(Outlet::fold(move |_: TimerFired| {
+        fired.store(true, std::sync::atomic::Ordering::Release);
+        irq.kick();
+    }))?;
+    env.stimer = Outlet::fold(move |ArmStimer { deadline }| {
+        line.arm(deadline.map(VirtualClock::ns_of_ticks));
+    });
+    let accel = match spec.accel {
+        spec::Accel::Interp => Accel::Interp,
+        spec::Accel::Jit { tb_size, .. } => {
+            Accel::Jit { cache: tb_size.map_or(DEFAULT_CACHE, |size| size as usize) }
+        }
+    };
+    let firmware = hsm.map(|hsm| BuiltinFirmware {
+        hsm: Arc::clone(hsm),
+        counters: Default::default(),
+        shutdown: vm.clone().recipient().into(),
+        reset: vm.clone().recipient().into(),
+    });
+    let failure = failure.clone();
+    Ok(Vcpu::start(VcpuParts { env, accel, stimer_fired, firmware, failure })?)
+}
+
+/// Loads memory as planned.
+struct PlannedBoot {
+    plan: BootPlan,
+    ram: Arc<GuestRam>,
+    hsm: Option<Arc<Hsm>>,
+    harts: u32,
+}
+
+impl Boot for PlannedBoot {
+    fn install(&mut self) -> Result<Vec<HartStart>, VmError> {
+        self.plan.reseed(&mut random);
+        self.plan.install(&self.ram).map_err(|e| VmError(e.to_string()))?;
+        let start = |hart: u32| {
+            let set = self.plan.program_counters.iter().rev().find(|(h, _)| *h == hart);
+            match (set, &self.hsm, self.plan.kernel_entry) {
+                (Some(&(_, pc)), _, _) => HartStart::Machine { pc },
+                (None, None, _) => HartStart::Machine { pc: map::MROM.base },
+                (None, Some(_), Some(pc)) if hart == 0 => {
+                    HartStart::Supervisor { pc, opaque: self.plan.fdt_addr }
+                }
+                // Nothing to run: the hart waits for ever, as OpenSBI without a payload does.
+                (None, Some(_), _) => HartStart::Stopped,
+            }
+        };
+        if let Some(hsm) = &self.hsm {
+            hsm.reset(0);
+        }
+        Ok((0..self.harts).map(start).collect())
+    }
+}
