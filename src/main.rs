@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use understudy::cli::process::{self, PidFile, Role};
 use understudy::cli::{self, Invocation};
-use understudy::machine::spec::MachineSpec;
+use understudy::machine::{self, spec::MachineSpec};
 
 fn main() -> ExitCode {
     let program = cli::program_name(std::env::args_os().next());
@@ -49,7 +49,7 @@ fn run(spec: MachineSpec) -> anyhow::Result<i32> {
         Role::Machine(readiness) => readiness,
     };
     let pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
-    readiness.announce()?;
+    let code = machine::run::run(spec, &machine::greeter::image(), || Ok(readiness.announce()?));
     drop(pid_file);
-    anyhow::bail!("this build has no machine to run")
+    code
 }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
 use device::{Device, Source};
+pub use host::announce;
 use message::CharBackend;
 use ring::Ring;
 use spec::{ChardevKind, ChardevSpec};

@@ -9,6 +9,7 @@
 
 pub mod allocate;
 pub mod cache;
+pub mod disassemble;
 pub mod engine;
 pub mod helpers;
 pub mod ir;

@@ -15,7 +15,7 @@ use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
 use super::message::{MachineTree, VmError};
 use super::spec::{self, Firmware, MachineSpec};
-use super::tree;
+use super::{fw_cfg_items, localtime, tree, virtio_slots};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts};
 use crate::actors::cell::DeviceCell;
 use crate::actors::context::InlineContext;
@@ -25,6 +25,7 @@ use crate::actors::message::{
 };
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimerFired, Timers, TooManyTimers};
+use crate::block::node::BlockNode;
 use crate::chardev::message::CharBackend;
 use crate::cpu::hart::{ArmStimer, HartEnv};
 use crate::cpu::inbox::{Peer, Peers};
@@ -32,14 +33,13 @@ use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP};
 use crate::cpu::isa::IsaConfig;
 use crate::cpu::vcpu::{Accel, BuiltinFirmware, HartStart, Vcpu, VcpuError, VcpuParts, VcpuThread};
 use crate::devices::bus::{Bus, Region};
-use crate::devices::finisher::Finisher;
-use crate::devices::fw_cfg::{FwCfgBuilder, FwCfgError};
+use crate::devices::finisher::{self, Finisher};
+use crate::devices::fw_cfg::{self, FwCfgError};
 use crate::devices::irq::aclint::{self, Aclint, HartWires};
-use crate::devices::irq::plic::{Plic, PlicLines};
+use crate::devices::irq::plic::{self, Plic, PlicLines};
 use crate::devices::rom::Rom;
-use crate::devices::rtc::{GoldfishRtc, WallClock};
-use crate::devices::uart::Uart;
-use crate::devices::virtio::transport::EmptySlot;
+use crate::devices::rtc::{self, Rtc, WallClock};
+use crate::devices::uart::{self, Uart};
 use crate::jit::engine::DEFAULT_CACHE;
 
 /// Most harts: a bit each in `GuestRam`'s map of translated pages.
@@ -62,6 +62,8 @@ pub enum BuildError {
     TimerThread(std::io::Error),
     #[error("{origin}: {reason}")]
     FwCfg { origin: String, reason: String },
+    #[error("{origin}: {reason}")]
+    Device { origin: String, reason: String },
     #[error("fw_cfg: {0}")]
     FwCfgItem(#[from] FwCfgError),
     #[error("-machine aclint=on: the ACLINT's SSWI is not implemented; use aclint=off")]
@@ -70,6 +72,8 @@ pub enum BuildError {
 
 /// What the machine is connected to.
 pub struct Connections<'a> {
+    /// Character devices that devices name.
+    pub chardevs: &'a dyn Fn(&str) -> Option<CharBackend>,
     /// The back end of the serial port.
     pub serial: Option<CharBackend>,
     /// The guest that runs when the command line names none.
@@ -91,20 +95,21 @@ pub struct Machine {
     pub vcpus: Vec<Addr<Vcpu>>,
     pub timers: Timers,
     pub threads: Vec<JoinHandle<()>>,
+    pub blocks: Vec<Addr<BlockNode>>,
 }
 
 /// The devices being built.
-struct Board {
-    clock: Arc<VirtualClock>,
-    timers: Timers,
-    failure: Outlet<ActorFailed>,
+pub(super) struct Board {
+    pub(super) clock: Arc<VirtualClock>,
+    pub(super) timers: Timers,
+    pub(super) failure: Outlet<ActorFailed>,
     regions: Vec<Region>,
     lifecycles: Vec<Lifecycle>,
 }
 
 impl Board {
     /// Put a device on the bus at `base`.
-    fn map<A>(&mut self, name: &str, base: u64, size: u64, device: A) -> DeviceCell<A>
+    pub(super) fn map<A>(&mut self, name: &str, base: u64, size: u64, device: A) -> DeviceCell<A>
     where
         A: Actor<Context = InlineContext<A>>
             + Send
@@ -118,7 +123,7 @@ impl Board {
     }
 
     /// Have the `Vm` reset, pause and resume a device.
-    fn manage<A>(&mut self, cell: &DeviceCell<A>)
+    pub(super) fn manage<A>(&mut self, cell: &DeviceCell<A>)
     where
         A: Actor<Context = InlineContext<A>>
             + Send
@@ -200,7 +205,7 @@ pub fn boot_plan(
 pub fn build(
     spec: &MachineSpec,
     isa: &Arc<IsaConfig>,
-    connections: Connections<'_>,
+    mut connections: Connections<'_>,
 ) -> Result<Machine, BuildError> {
     let harts = spec.smp.cpus;
     if harts > MAX_HARTS {
@@ -228,7 +233,8 @@ pub fn build(
         regions: Vec::new(),
         lifecycles: Vec::new(),
     };
-    devices(&mut board, spec, &plan, &ram, &peers, &vm, connections.serial)?;
+    let blocks = devices(&mut board, spec, &plan, &ram, &peers, &vm, &mut connections)?;
+    let blocks = blocks.into_iter().map(|node| node.start()).collect();
     board.lifecycles.push(timers.lifecycle());
     let tree = Arc::new(MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) });
     let bus = Arc::new(Bus::new(std::mem::take(&mut board.regions)));
@@ -269,7 +275,7 @@ pub fn build(
         threads.push(thread);
         addrs.push(addr);
     }
-    Ok(Machine { vm, vcpus: addrs, timers, threads })
+    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks })
 }
 
 /// An outlet that drives an interrupt bit of a hart.
@@ -285,8 +291,10 @@ fn devices(
     ram: &Arc<GuestRam>,
     peers: &Peers,
     vm: &Addr<Vm>,
-    serial: Option<CharBackend>,
-) -> Result<(), BuildError> {
+    connections: &mut Connections<'_>,
+) -> Result<Vec<BlockNode>, BuildError> {
+    let chardevs = connections.chardevs;
+    let serial = connections.serial.take();
     let clock = Arc::clone(&board.clock);
     let targets = peers.0.iter().flat_map(|p| [hart_line(p, MEIP), hart_line(p, SEIP)]).collect();
     let lines = Arc::new(PlicLines::new(targets));
@@ -300,16 +308,16 @@ fn devices(
         shutdown: vm.clone().recipient().into(),
         reset: vm.clone().recipient().into(),
     };
-    board.map("riscv.sifive.test", map::FINISHER.base, map::FINISHER.size, finisher);
+    board.map("riscv.sifive.test", map::FINISHER.base, finisher::SIZE, finisher);
 
-    let rtc = GoldfishRtc::new(
+    let rtc = Rtc::new(
         irq.clone(),
         map::RTC_IRQ,
         wall_clock(spec, &clock),
         Arc::clone(&clock),
         board.timers.reserve()?,
     );
-    let rtc = board.map("goldfish_rtc", map::RTC.base, map::RTC.size, rtc);
+    let rtc = board.map("goldfish_rtc", map::RTC.base, rtc::SIZE, rtc);
     board.manage(&rtc);
 
     let mut wires = Vec::new();
@@ -322,23 +330,19 @@ fn devices(
     board.manage(&aclint);
 
     let plic = Plic::new(Arc::clone(&lines));
-    let plic = board.map("riscv.sifive.plic", map::PLIC.base, map::PLIC.size, plic);
+    let plic = board.map("riscv.sifive.plic", map::PLIC.base, plic::SIZE, plic);
     board.manage(&plic);
 
     let timer = board.timers.reserve()?;
     let uart = Uart::new(irq.clone(), map::UART_IRQ, serial, clock, timer);
-    let uart = board.map("serial", map::UART.base, map::UART.size, uart);
+    let uart = board.map("serial", map::UART.base, uart::SIZE, uart);
     board.manage(&uart);
 
-    let fw_cfg = fw_cfg(spec)?.build(Arc::clone(ram));
-    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, map::FW_CFG.size, fw_cfg);
+    let fw_cfg = fw_cfg_items::builder(spec)?.build(Arc::clone(ram));
+    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, fw_cfg::SIZE, fw_cfg);
     board.manage(&fw_cfg);
 
-    for slot in 0..map::VIRTIO_COUNT {
-        let region = map::virtio(slot);
-        board.map("virtio-mmio", region.base, region.size, EmptySlot::new(true));
-    }
-    Ok(())
+    virtio_slots::plug_all(board, spec, ram, &irq, chardevs)
 }
 
 fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
@@ -350,7 +354,7 @@ fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
     let now = seconds_of(std::time::SystemTime::now());
     let start = match spec.rtc.base {
         RtcBase::Utc => now,
-        RtcBase::Localtime => now + local_offset(now),
+        RtcBase::Localtime => now + localtime::offset_at(now),
         RtcBase::At(time) => seconds_of(time),
     };
     let ns = start.wrapping_mul(1_000_000_000);
@@ -365,17 +369,6 @@ fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
             WallClock::new(move || clock.now_ns(), ns)
         }
     }
-}
-
-/// Seconds east of UTC that the host's local time is at `seconds` since the epoch.
-fn local_offset(seconds: i64) -> i64 {
-    super::localtime::offset_at(seconds)
-}
-
-fn fw_cfg(spec: &MachineSpec) -> Result<FwCfgBuilder, BuildError> {
-    let mut builder = FwCfgBuilder::new();
-    super::fw_cfg_items::add(&mut builder, spec)?;
-    Ok(builder)
 }
 
 fn vcpu(

@@ -1,17 +1,24 @@
 //! The machine: guest memory, the validated spec, the device tree, loaders, the built-in SBI,
 //! the `Vm` actor and the only place that wires actors together (`build`).
 
+pub mod build;
 pub mod clock;
 pub mod devicetree;
 pub mod fdt;
 pub mod firmware;
+mod fw_cfg_items;
 /// The guest that runs when there is nothing else to run.
 #[path = "../../guests/greeter/mod.rs"]
 pub mod greeter;
 pub mod loader;
+mod localtime;
+pub mod log;
 pub mod memory;
 pub mod memory_map;
 pub mod message;
 pub mod models;
+pub mod run;
 pub mod spec;
+mod tree;
+mod virtio_slots;
 pub mod vm;

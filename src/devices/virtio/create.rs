@@ -22,7 +22,8 @@ const NO_LIMIT: u64 = i64::MAX as u64;
 const AUTO_PORT: u32 = u32::MAX;
 const PORTS_MAX: u32 = 511;
 
-type Properties = [(String, String)];
+/// Properties as they were given, in order.
+pub type Properties = [(String, String)];
 
 fn refused<T>(sentence: impl Into<String>) -> Result<T, DeviceError> {
     Err(DeviceError::Refused(sentence.into()))

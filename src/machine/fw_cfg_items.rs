@@ -1,0 +1,35 @@
+//! What the guest finds in fw_cfg, as QEMU's `virt` provides it.
+
+use super::build::BuildError;
+use super::spec::{Firmware, FwCfgContent, MachineSpec};
+use crate::devices::fw_cfg::{FwCfgBuilder, key};
+
+/// The items that follow from the command line.
+pub(super) fn builder(spec: &MachineSpec) -> Result<FwCfgBuilder, BuildError> {
+    let mut items = FwCfgBuilder::new();
+    let nographic = u16::from(spec.process.nographic);
+    items.add_bytes(key::NB_CPUS, (spec.smp.cpus as u16).to_le_bytes().to_vec())?;
+    items.add_bytes(key::NOGRAPHIC, nographic.to_le_bytes().to_vec())?;
+    items.add_bytes(key::UUID, spec.uuid.unwrap_or_default().to_vec())?;
+    items.add_bytes(key::RAM_SIZE, spec.ram_size.to_le_bytes().to_vec())?;
+    let menu = u16::from(spec.boot.menu.unwrap_or(false));
+    items.add_bytes(key::BOOT_MENU, menu.to_le_bytes().to_vec())?;
+    // Firmware in RAM gets the kernel in RAM; QEMU offers it here too.
+    if let (Firmware::File(_), Some(append)) = (&spec.firmware, &spec.append) {
+        let mut text = append.clone().into_bytes();
+        text.push(0);
+        items.add_bytes(key::CMDLINE_SIZE, (text.len() as u32).to_le_bytes().to_vec())?;
+        items.add_bytes(key::CMDLINE_DATA, text)?;
+    }
+    for item in &spec.fw_cfg {
+        let bytes = match &item.content {
+            FwCfgContent::String(text) => text.clone().into_bytes(),
+            FwCfgContent::File(path) => std::fs::read(path).map_err(|error| {
+                let reason = format!("can't load {}: {error}", path.display());
+                BuildError::FwCfg { origin: item.origin.clone(), reason }
+            })?,
+        };
+        items.add_file(&item.name, bytes)?;
+    }
+    Ok(items)
+}

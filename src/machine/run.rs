@@ -1,0 +1,187 @@
+//! One machine from start to exit code: opens the character devices, builds, attaches monitors,
+//! powers on, and ends when the `Vm` says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::build::{self, Connections, Machine};
+use super::log;
+use super::message::{RequestShutdown, ShutdownCause};
+use super::spec::{MachineSpec, MonitorMode};
+use super::vm::{Exited, PowerOn};
+use crate::actors::message::Terminate;
+use crate::actors::outlet::Outlet;
+use crate::chardev::{self, Chardev, OpenContext};
+use crate::cpu::isa::IsaConfig;
+use crate::qmp::link::{CharDevice, MachineInfo, MachineLink, MachineType};
+use crate::qmp::monitor::{Drain, Monitor};
+use crate::{hmp, qmp};
+
+/// Run the machine of `spec`; `ready` is called once it can be talked to. The exit code.
+pub fn run(
+    spec: MachineSpec,
+    embedded_guest: &[u8],
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<i32> {
+    let (_, isa) = IsaConfig::from_cpu_option(&spec.cpu)?;
+    if let Some(path) = &spec.machine.dumpdtb {
+        let plan = build::boot_plan(&spec, &isa, embedded_guest)?;
+        std::fs::write(path, plan.tree.to_blob())
+            .map_err(|e| anyhow::anyhow!("Failed to write {}: {e}", path.display()))?;
+        return Ok(0);
+    }
+    let logs = log::Log::open(&spec.log)?;
+    let system = System::new();
+    let code = system.block_on(machine(spec, Arc::new(isa), embedded_guest, logs, ready));
+    code
+}
+
+async fn machine(
+    spec: MachineSpec,
+    isa: Arc<IsaConfig>,
+    embedded_guest: &[u8],
+    logs: log::Log,
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<i32> {
+    // What Ctrl-a x asks for before there is a Vm is kept until there is one.
+    let (early_shutdown, mut shutdown_requests) = tokio::sync::mpsc::unbounded_channel();
+    let shutdown = Outlet::fold(move |request: RequestShutdown| {
+        // The receiver lives as long as the machine.
+        let _ = early_shutdown.send(request);
+    });
+    let chardevs = open_chardevs(&spec, &shutdown).await?;
+    let backend = |id: &str| chardevs.get(id).map(Chardev::front_end);
+    let serial = spec.serials.first().and_then(Option::as_deref).and_then(backend);
+
+    let (exit_sender, exited) = oneshot::channel();
+    let exit_sender = parking_lot::Mutex::new(Some(exit_sender));
+    let exit = Outlet::fold(move |Exited { code }| {
+        if let Some(sender) = exit_sender.lock().take() {
+            // Nobody waits any more only if the machine has failed to start.
+            let _ = sender.send(code);
+        }
+    });
+    let connections = Connections { chardevs: &backend, serial, embedded_guest, exit };
+    let machine = build::build(&spec, &isa, connections)?;
+    let vm = machine.vm.clone();
+    actix::spawn(async move {
+        while let Some(request) = shutdown_requests.recv().await {
+            vm.do_send(request);
+        }
+    });
+    let monitor = Monitor::start(
+        MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
+        machine_info(&spec, &chardevs),
+    );
+    for spec in &spec.monitors {
+        let Some(backend) = backend(&spec.chardev) else { continue };
+        match spec.mode {
+            MonitorMode::Hmp => {
+                hmp::session::attach(backend, monitor.clone());
+            }
+            MonitorMode::Qmp { pretty } => {
+                qmp::session::attach(backend, monitor.clone(), pretty);
+            }
+        }
+    }
+    watch_signals(&spec.program, &machine);
+    machine.vm.send(PowerOn { run: !spec.start_paused }).await??;
+    ready()?;
+    let code = exited.await?;
+    // Let the monitors deliver what they have; `Drain` is bounded.
+    let _ = monitor.send(Drain).await;
+    end(machine);
+    Ok(code)
+}
+
+/// Stop the threads.
+fn end(machine: Machine) {
+    for vcpu in &machine.vcpus {
+        vcpu.do_send(Terminate);
+    }
+    machine.timers.addr().do_send(Terminate);
+    for thread in machine.threads {
+        // A thread that panicked has been reported.
+        let _ = thread.join();
+    }
+}
+
+async fn open_chardevs(
+    spec: &MachineSpec,
+    shutdown: &Outlet<RequestShutdown>,
+) -> anyhow::Result<HashMap<String, Chardev>> {
+    let mut open: Vec<Chardev> = Vec::new();
+    for chardev in &spec.chardevs {
+        let users = spec.serials.iter().flatten().filter(|id| **id == chardev.id).count()
+            + spec.monitors.iter().filter(|m| m.chardev == chardev.id).count()
+            + spec.devices.iter().filter(|d| d.prop("chardev") == Some(&chardev.id)).count();
+        let context = OpenContext {
+            program: spec.program.clone(),
+            shutdown: shutdown.clone(),
+            front_ends: users,
+        };
+        let opened = chardev::open(chardev, &context, &open).await;
+        open.push(opened.map_err(|e| anyhow::anyhow!("{}: {e}", chardev.origin))?);
+    }
+    Ok(open.into_iter().map(|chardev| (chardev.id.clone(), chardev)).collect())
+}
+
+fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> MachineInfo {
+    let mut devices: Vec<_> = chardevs
+        .values()
+        .map(|chardev| CharDevice {
+            frontend_open: true,
+            filename: chardev.filename.lock().clone(),
+            label: chardev.id.clone(),
+        })
+        .collect();
+    devices.sort_by(|a, b| a.label.cmp(&b.label));
+    let accelerator = match spec.accel {
+        super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
+        super::spec::Accel::Jit { tb_size, .. } => {
+            let size = tb_size.unwrap_or(crate::jit::engine::DEFAULT_CACHE as u64);
+            vec![
+                ("Accelerator".to_owned(), "jit".to_owned()),
+                ("Code cache per hart".to_owned(), format!("{} KiB", size >> 10)),
+            ]
+        }
+    };
+    MachineInfo {
+        name: spec.name.clone(),
+        uuid: spec.uuid.unwrap_or_default(),
+        machines: vec![MachineType {
+            hotpluggable_cpus: false,
+            name: "virt".to_owned(),
+            numa_mem_supported: false,
+            default_cpu_type: Some("rv64-riscv-cpu".to_owned()),
+            acpi: false,
+            cpu_max: build::MAX_HARTS,
+            deprecated: false,
+            default_ram_id: Some("riscv_virt_board.ram".to_owned()),
+        }],
+        chardevs: devices,
+        accelerator,
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP shut the machine down, as in QEMU.
+fn watch_signals(program: &str, machine: &Machine) {
+    use tokio::signal::unix::{SignalKind, signal};
+    for (kind, number) in
+        [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)]
+    {
+        let Ok(mut signals) = signal(kind) else { continue };
+        let vm = machine.vm.clone();
+        let program = program.to_owned();
+        actix::spawn(async move {
+            while signals.recv().await.is_some() {
+                chardev::announce(&format!("{program}: terminating on signal {number}"));
+                let cause = ShutdownCause::HostSignal;
+                vm.do_send(RequestShutdown { cause, exit_code: 0 });
+            }
+        });
+    }
+}

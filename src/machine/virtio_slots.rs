@@ -1,0 +1,188 @@
+//! Which device of the command line is plugged into which virtio-mmio slot.
+//!
+//! As on QEMU's `virt`, slots are filled from the last to the first, in the order of the command
+//! line.
+
+use std::sync::Arc;
+
+use super::build::{Board, BuildError};
+use super::memory::GuestRam;
+use super::memory_map as map;
+use super::spec::{DeviceSpec, GlobalSpec, MachineSpec, ObjectKind};
+use crate::actors::message::IrqLevel;
+use crate::actors::outlet::Outlet;
+use crate::actors::timer::TimerLine;
+use crate::block::node::{BlockNode, Drive};
+use crate::chardev::message::CharBackend;
+use crate::devices::virtio::create::{self, Properties, SerialDevice};
+use crate::devices::virtio::entropy;
+use crate::devices::virtio::rng::AssignTimer;
+use crate::devices::virtio::transport::{EmptySlot, MMIO_SIZE, MmioSlot};
+
+type Chardevs<'a> = &'a dyn Fn(&str) -> Option<CharBackend>;
+
+/// A device of the command line that takes a slot; ports go with the bus that they name.
+enum Plug<'a> {
+    Blk(&'a DeviceSpec),
+    Rng(&'a DeviceSpec),
+    Serial(&'a DeviceSpec, SerialDevice),
+}
+
+fn refused(device: &DeviceSpec, reason: impl std::fmt::Display) -> BuildError {
+    BuildError::Device { origin: device.origin.clone(), reason: reason.to_string() }
+}
+
+/// The properties of a device, those that `-global` sets for its model first.
+fn properties(spec: &MachineSpec, device: &DeviceSpec) -> Vec<(String, String)> {
+    let global = |g: &&GlobalSpec| g.driver == device.driver;
+    let globals = spec.globals.iter().filter(global);
+    let mut all: Vec<_> = globals.map(|g| (g.property.clone(), g.value.clone())).collect();
+    all.extend(device.props.iter().cloned());
+    all
+}
+
+/// `-global virtio-mmio.force-legacy=`; on by default, as in QEMU.
+fn force_legacy(spec: &MachineSpec) -> bool {
+    let set = spec.globals.iter().rev();
+    let mut set = set.filter(|g| g.driver == "virtio-mmio" && g.property == "force-legacy");
+    set.next().is_none_or(|g| !matches!(g.value.as_str(), "off" | "false" | "no" | "n"))
+}
+
+/// Make every slot.
+pub(super) fn plug_all(
+    board: &mut Board,
+    spec: &MachineSpec,
+    ram: &Arc<GuestRam>,
+    irq: &Outlet<IrqLevel>,
+    chardevs: Chardevs<'_>,
+) -> Result<Vec<BlockNode>, BuildError> {
+    let mut plugs = Vec::new();
+    for device in &spec.devices {
+        let given = properties(spec, device);
+        match device.driver.as_str() {
+            "virtio-blk-device" => plugs.push(Plug::Blk(device)),
+            "virtio-rng-device" => plugs.push(Plug::Rng(device)),
+            "virtio-serial-device" => {
+                let serial = create::serial(&given).map_err(|e| refused(device, e))?;
+                plugs.push(Plug::Serial(device, serial));
+            }
+            "virtconsole" | "virtserialport" => {
+                let console = device.driver == "virtconsole";
+                let port = create::port(console, &given).map_err(|e| refused(device, e))?;
+                let named = |id: &Option<String>| {
+                    device.bus.as_ref().is_none_or(|bus| {
+                        id.as_ref().is_some_and(|id| *bus == format!("{id}.0"))
+                    })
+                };
+                let bus = plugs.iter_mut().find_map(|plug| match plug {
+                    Plug::Serial(spec, serial) if named(&spec.id) => Some(serial),
+                    _ => None,
+                });
+                let missing = "No 'virtio-serial-bus' bus found for device";
+                let bus = bus.ok_or_else(|| {
+                    refused(device, format!("{missing} '{}'", device.driver))
+                })?;
+                let backend = match &port.chardev {
+                    Some(id) => Some(chardevs(id).ok_or_else(|| {
+                        let property = format!("{}.chardev", device.driver);
+                        refused(device, format!("Property '{property}' can't find value '{id}'"))
+                    })?),
+                    None => None,
+                };
+                bus.add(port, backend).map_err(|e| refused(device, e))?;
+            }
+            other => return Err(refused(device, format!("'{other}' is not a valid device model name"))),
+        }
+    }
+    if plugs.len() > map::VIRTIO_COUNT as usize
+        && let Some(Plug::Blk(d) | Plug::Rng(d) | Plug::Serial(d, _)) =
+            plugs.get(map::VIRTIO_COUNT as usize)
+    {
+        return Err(refused(d, format!("No 'virtio-bus' bus found for device '{}'", d.driver)));
+    }
+    let mut drives = Vec::new();
+    for drive in &spec.drives {
+        let open = Drive::open(drive);
+        drives.push(Some(open.map_err(|e| BuildError::Device {
+            origin: drive.origin.clone(),
+            reason: e.to_string(),
+        })?));
+    }
+
+    let legacy = force_legacy(spec);
+    let mut nodes = Vec::new();
+    let mut plugs = plugs.into_iter();
+    for number in (0..map::VIRTIO_COUNT).rev() {
+        let region = map::virtio(number);
+        let line = map::virtio_irq(number);
+        let slot = MmioSlot { legacy, ram: Arc::clone(ram), irq: irq.clone(), line };
+        let name = "virtio-mmio";
+        match plugs.next() {
+            None => {
+                board.map(name, region.base, MMIO_SIZE, EmptySlot::new(legacy));
+            }
+            Some(Plug::Blk(device)) => {
+                let given: &Properties = &properties(spec, device);
+                let blk = create::blk(given).map_err(|e| refused(device, e))?;
+                let position = spec.drives.iter().position(|d| d.id == blk.drive);
+                let drive = position.and_then(|i| drives.get_mut(i)).ok_or_else(|| {
+                    let property = "Property 'virtio-blk-device.drive'";
+                    refused(device, format!("{property} can't find value '{}'", blk.drive))
+                })?;
+                let mut drive = drive.take().ok_or_else(|| {
+                    let text = "is already in use by another block device";
+                    refused(device, format!("Drive '{}' {text}", blk.drive))
+                })?;
+                drive.attach(blk.share_write).map_err(|e| refused(device, e))?;
+                let info = drive.info();
+                let node =
+                    drive.into_node(board.failure.clone()).map_err(|e| refused(device, e))?;
+                let virtio =
+                    blk.plug(info, node.requests(), slot).map_err(|e| refused(device, e))?;
+                let cell = board.map(name, region.base, MMIO_SIZE, virtio);
+                board.manage(&cell);
+                nodes.push(node);
+            }
+            Some(Plug::Rng(device)) => {
+                let given: &Properties = &properties(spec, device);
+                let rng = create::rng(given).map_err(|e| refused(device, e))?;
+                let source = entropy_source(spec, device, rng.source.as_deref())?;
+                let clock = Arc::clone(&board.clock);
+                let limited = rng.needs_timer();
+                let virtio = rng.plug(source, clock, board.timers.arm_outlet(), slot);
+                let cell = board.map(name, region.base, MMIO_SIZE, virtio);
+                if limited {
+                    let fired = Outlet::Mailbox(cell.recipient());
+                    let line: TimerLine = board.timers.register(fired)?;
+                    cell.addr().do_send(AssignTimer { slot: line.slot() });
+                }
+                board.manage(&cell);
+            }
+            Some(Plug::Serial(_, serial)) => {
+                let cell = board.map(name, region.base, MMIO_SIZE, serial.plug(slot));
+                board.manage(&cell);
+            }
+        }
+    }
+    Ok(nodes)
+}
+
+fn entropy_source(
+    spec: &MachineSpec,
+    device: &DeviceSpec,
+    id: Option<&str>,
+) -> Result<Outlet<entropy::EntropyWanted>, BuildError> {
+    let Some(id) = id else { return Ok(entropy::builtin()) };
+    let object = spec.objects.iter().find(|o| o.id == id);
+    match object.map(|o| &o.kind) {
+        Some(ObjectKind::RngBuiltin) => Ok(entropy::builtin()),
+        Some(ObjectKind::RngRandom { filename }) => {
+            entropy::from_file(&filename.to_string_lossy()).map_err(|e| refused(device, e))
+        }
+        Some(_) => {
+            let text = format!("Invalid parameter type for 'rng', expected: rng-backend ('{id}')");
+            Err(refused(device, text))
+        }
+        None => Err(refused(device, format!("Device '{id}' not found"))),
+    }
+}
