@@ -231,7 +231,8 @@ impl Engine {
         let offset = self.entries[i].pa % PAGE_SIZE;
         let flushes = self.stats.flushes;
         hart.state.pc = hart.state.jit.page_va.wrapping_add(offset);
-        let code = self.find(hart).ok().flatten()?;
+        // Not by the jump cache, which may name the very block that is gone.
+        let code = self.find_by_address(hart).ok().flatten()?;
         if self.stats.flushes == flushes {
             self.cache.patch_transfer(old, code, false);
         }
@@ -271,6 +272,12 @@ impl Engine {
             hart.state.jit.page_va = pc & !(PAGE_SIZE - 1);
             return Ok(Some(code as usize));
         }
+        self.find_by_address(hart)
+    }
+
+    /// `find` by the physical address that the pc maps to.
+    fn find_by_address(&mut self, hart: &mut Hart) -> Result<Option<usize>, Trap> {
+        let pc = hart.state.pc;
         let (pa, whole_page) = hart.fetch_place(pc)?;
         if !whole_page || !hart.env.ram.contains(pa & !(PAGE_SIZE - 1), PAGE_SIZE) {
             return Ok(None);
