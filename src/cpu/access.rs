@@ -199,7 +199,7 @@ impl Hart {
 
     /// The host address of a naturally aligned atomic access of `width` bytes.
     fn atomic_place(&mut self, va: u64, width: u8) -> Result<Place, Trap> {
-        if va % u64::from(width) != 0 {
+        if !va.is_multiple_of(u64::from(width)) {
             return Err(Trap { cause: STORE_MISALIGNED, tval: va });
         }
         let entry = self.tlb.table().entry(va);
@@ -234,7 +234,7 @@ impl Hart {
 
     /// `lr`: load and reserve.
     pub fn load_reserved(&mut self, va: u64, width: u8) -> Result<u64, Trap> {
-        if va % u64::from(width) != 0 {
+        if !va.is_multiple_of(u64::from(width)) {
             return Err(Trap { cause: LOAD_MISALIGNED, tval: va });
         }
         match self.place(va, width, Access::Load)? {
@@ -251,7 +251,7 @@ impl Hart {
     /// `sc`: store if the reservation holds. Like QEMU's, a reservation is the address and the
     /// value seen there, so a store of the same value by another hart goes unnoticed.
     pub fn store_conditional(&mut self, va: u64, width: u8, value: u64) -> Result<bool, Trap> {
-        if va % u64::from(width) != 0 {
+        if !va.is_multiple_of(u64::from(width)) {
             return Err(Trap { cause: STORE_MISALIGNED, tval: va });
         }
         let reservation = std::mem::replace(&mut self.state.reservation, NO_RESERVATION);
@@ -326,7 +326,7 @@ fn crosses_page(va: u64, width: u8) -> bool {
 }
 
 fn read_host(host: *const u8, width: u8) -> u64 {
-    let aligned = (host as usize) % usize::from(width) == 0;
+    let aligned = (host as usize).is_multiple_of(usize::from(width));
     // SAFETY: `host..host+width` lies in one RAM page (module comment). Aligned accesses are
     // atomic because other harts may write; misaligned ones need not be single-copy atomic in
     // RVWMO and any mix of bytes is a valid value.
@@ -344,7 +344,7 @@ fn read_host(host: *const u8, width: u8) -> u64 {
 }
 
 fn write_host(host: *mut u8, width: u8, value: u64) {
-    let aligned = (host as usize) % usize::from(width) == 0;
+    let aligned = (host as usize).is_multiple_of(usize::from(width));
     // SAFETY: as in `read_host`.
     unsafe {
         match (width, aligned) {

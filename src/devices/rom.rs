@@ -25,7 +25,11 @@ impl Actor for Rom {
 impl Handler<MmioRead> for Rom {
     type Result = Result<u64, MmioFault>;
 
-    fn handle(&mut self, MmioRead { offset, width }: MmioRead, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        MmioRead { offset, width }: MmioRead,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let byte = |i: u64| {
             let at = usize::try_from(offset + i).ok();
             at.and_then(|at| self.content.get(at)).copied().unwrap_or(0)

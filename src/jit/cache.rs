@@ -30,7 +30,10 @@ impl CodeCache {
         // never for bytes that are being executed other than the atomic displacement of a jump
         // or the first bytes of a block that is not running past them.
         let (writable, executable) = unsafe {
-            (MmapOptions::new().len(size).map_mut(&file)?, MmapOptions::new().len(size).map_exec(&file)?)
+            (
+                MmapOptions::new().len(size).map_mut(&file)?,
+                MmapOptions::new().len(size).map_exec(&file)?,
+            )
         };
         Ok(Self { writable, executable, used: 0 })
     }
@@ -57,7 +60,7 @@ impl CodeCache {
         }
         self.writable[self.used..self.used + code.len()].copy_from_slice(code);
         // Blocks start on 16 bytes.
-        self.used = (self.used + code.len() + 15 & !15).min(self.writable.len());
+        self.used = (self.used + code.len()).next_multiple_of(16).min(self.writable.len());
         true
     }
 

@@ -144,8 +144,8 @@ impl Engine {
         let size = size.max(1 << 20);
         let mut cache =
             CodeCache::new(size).map_err(|source| EngineError::Cache { size, source })?;
-        let (code, stubs) = stubs::assemble(cache.next_address())
-            .map_err(|e| EngineError::Stubs(e.to_string()))?;
+        let (code, stubs) =
+            stubs::assemble(cache.next_address()).map_err(|e| EngineError::Stubs(e.to_string()))?;
         cache.push(&code);
         let stub_bytes = cache.used();
         Ok(Self {
@@ -302,8 +302,7 @@ impl Engine {
         let page_pa = pa & !(PAGE_SIZE - 1);
         let page = (page_pa - ram.base()) / PAGE_SIZE;
         hart.watch_code_page(page);
-        let half =
-            |offset: u16| ram.load_u16(page_pa + u64::from(offset)).unwrap_or_default();
+        let half = |offset: u16| ram.load_u16(page_pa + u64::from(offset)).unwrap_or_default();
         let mut block = translate(&hart.env.isa, (pa - page_pa) as u16, half);
         drop_dead_writes(&mut block);
         let address = self.cache.next_address();

@@ -167,40 +167,135 @@ pub enum AmoOp {
 /// code meets a case it leaves alone (a NaN result, an unboxed operand, an overflow).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ir {
-    Const { dst: u8, value: i64 },
+    Const {
+        dst: u8,
+        value: i64,
+    },
     /// Address of the running page plus `offset`.
-    PageRel { dst: u8, offset: i64 },
-    Alu { op: AluOp, dst: u8, a: Operand, b: Operand },
-    Unary { op: UnaryOp, dst: u8, a: Operand },
+    PageRel {
+        dst: u8,
+        offset: i64,
+    },
+    Alu {
+        op: AluOp,
+        dst: u8,
+        a: Operand,
+        b: Operand,
+    },
+    Unary {
+        op: UnaryOp,
+        dst: u8,
+        a: Operand,
+    },
     /// `dst` 0 discards the value but not the fault.
-    Load { dst: u8, base: Operand, offset: i32, width: u8, signed: bool },
-    Store { src: Operand, base: Operand, offset: i32, width: u8 },
-    Amo { op: AmoOp, dst: u8, base: Operand, src: Operand, width: u8, slow: Insn },
-    FpLoad { dst: u8, base: Operand, offset: i32, fmt: Fmt },
-    FpStore { src: u8, base: Operand, offset: i32, fmt: Fmt },
+    Load {
+        dst: u8,
+        base: Operand,
+        offset: i32,
+        width: u8,
+        signed: bool,
+    },
+    Store {
+        src: Operand,
+        base: Operand,
+        offset: i32,
+        width: u8,
+    },
+    Amo {
+        op: AmoOp,
+        dst: u8,
+        base: Operand,
+        src: Operand,
+        width: u8,
+        slow: Insn,
+    },
+    FpLoad {
+        dst: u8,
+        base: Operand,
+        offset: i32,
+        fmt: Fmt,
+    },
+    FpStore {
+        src: u8,
+        base: Operand,
+        offset: i32,
+        fmt: Fmt,
+    },
     /// Leave when FP is off or its rounding mode is not the host's; `write`: state gets dirty.
-    FpGuard { write: bool },
-    Fp { op: FpOp, fmt: Fmt, dst: u8, a: u8, b: u8, c: u8, slow: Insn },
-    FpCompare { op: FpCmp, fmt: Fmt, dst: u8, a: u8, b: u8, slow: Insn },
+    FpGuard {
+        write: bool,
+    },
+    Fp {
+        op: FpOp,
+        fmt: Fmt,
+        dst: u8,
+        a: u8,
+        b: u8,
+        c: u8,
+        slow: Insn,
+    },
+    FpCompare {
+        op: FpCmp,
+        fmt: Fmt,
+        dst: u8,
+        a: u8,
+        b: u8,
+        slow: Insn,
+    },
     /// FP to integer, truncating or by the dynamic mode.
-    FpToInt { fmt: Fmt, int: IntFmt, truncate: bool, dst: u8, a: u8, slow: Insn },
-    IntToFp { fmt: Fmt, int: IntFmt, dst: u8, a: Operand },
+    FpToInt {
+        fmt: Fmt,
+        int: IntFmt,
+        truncate: bool,
+        dst: u8,
+        a: u8,
+        slow: Insn,
+    },
+    IntToFp {
+        fmt: Fmt,
+        int: IntFmt,
+        dst: u8,
+        a: Operand,
+    },
     /// Bits of an FP register to an integer register and back.
-    FpToBits { fmt: Fmt, dst: u8, a: u8 },
-    BitsToFp { fmt: Fmt, dst: u8, a: Operand },
+    FpToBits {
+        fmt: Fmt,
+        dst: u8,
+        a: u8,
+    },
+    BitsToFp {
+        fmt: Fmt,
+        dst: u8,
+        a: Operand,
+    },
     Fence,
     /// Run one instruction by the interpreter and go on.
-    Interpret { insn: Insn },
+    Interpret {
+        insn: Insn,
+    },
     /// Run one instruction by the interpreter, which may change the pc, the privilege or what is
     /// mapped; then look the pc up.
-    InterpretAndLeave { insn: Insn },
+    InterpretAndLeave {
+        insn: Insn,
+    },
     /// The instruction at this offset crosses the page: fetch it when it runs.
     StepAndLeave,
     /// A side exit.
-    Branch { cond: Cond, a: Operand, b: Operand, target: Target },
-    Jump { target: Target },
+    Branch {
+        cond: Cond,
+        a: Operand,
+        b: Operand,
+        target: Target,
+    },
+    Jump {
+        target: Target,
+    },
     /// `link`: register that gets the page-relative return address, after the target is read.
-    JumpReg { base: Operand, offset: i32, link: Option<(u8, i64)> },
+    JumpReg {
+        base: Operand,
+        offset: i32,
+        link: Option<(u8, i64)>,
+    },
 }
 
 /// An operation with the offset in the page of the instruction it came from.

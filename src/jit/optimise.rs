@@ -88,10 +88,8 @@ mod tests {
     fn overwritten_constants_go_and_visible_ones_stay() {
         let one = Ir::Const { dst: 5, value: 1 };
         let two = Ir::Const { dst: 5, value: 2 };
-        let load =
-            Ir::Load { dst: 6, base: Operand::Reg(7), offset: 0, width: 8, signed: false };
-        let use5 =
-            Ir::Alu { op: AluOp::Add, dst: 6, a: Operand::Reg(5), b: Operand::Imm(1) };
+        let load = Ir::Load { dst: 6, base: Operand::Reg(7), offset: 0, width: 8, signed: false };
+        let use5 = Ir::Alu { op: AluOp::Add, dst: 6, a: Operand::Reg(5), b: Operand::Imm(1) };
         for (given, kept) in [
             (vec![one, two], vec![two]),
             (vec![one, load, two], vec![one, load, two]),

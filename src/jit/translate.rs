@@ -220,8 +220,8 @@ impl Translator<'_> {
     }
 
     fn csr(&mut self, insn: &Insn) -> Flow {
-        let writes = !matches!(insn.op, Op::Csrrs | Op::Csrrc | Op::Csrrsi | Op::Csrrci)
-            || insn.rs1 != 0;
+        let writes =
+            !matches!(insn.op, Op::Csrrs | Op::Csrrc | Op::Csrrsi | Op::Csrrci) || insn.rs1 != 0;
         // A write of satp, misa, PMP or an *envcfg may change what the next fetch sees.
         let remaps =
             matches!(insn.imm & 0xfff, 0x180 | 0x301 | 0x30a | 0x3a0..=0x3ef | 0x747 | 0x757);

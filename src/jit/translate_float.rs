@@ -32,7 +32,15 @@ impl Translator<'_> {
         use Op as O;
         let arith = |op, fmt| {
             (insn.rm == DYNAMIC).then_some((
-                Ir::Fp { op, fmt, dst: insn.rd, a: insn.rs1, b: insn.rs2, c: insn.rs3, slow: *insn },
+                Ir::Fp {
+                    op,
+                    fmt,
+                    dst: insn.rd,
+                    a: insn.rs1,
+                    b: insn.rs2,
+                    c: insn.rs3,
+                    slow: *insn,
+                },
                 true,
             ))
         };

@@ -15,8 +15,8 @@ use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
 use super::message::{MachineTree, VmError};
 use super::spec::{self, Firmware, MachineSpec};
-use super::{fw_cfg_items, localtime, tree, virtio_slots};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts};
+use super::{fw_cfg_items, localtime, tree, virtio_slots};
 use crate::actors::cell::DeviceCell;
 use crate::actors::context::InlineContext;
 use crate::actors::lifecycle::Lifecycle;
@@ -304,10 +304,8 @@ fn devices(
         let rom = Rom::new(plan.reset_vector.clone());
         board.map("riscv_virt_board.mrom", map::MROM.base, map::MROM.size, rom);
     }
-    let finisher = Finisher {
-        shutdown: vm.clone().recipient().into(),
-        reset: vm.clone().recipient().into(),
-    };
+    let finisher =
+        Finisher { shutdown: vm.clone().recipient().into(), reset: vm.clone().recipient().into() };
     board.map("riscv.sifive.test", map::FINISHER.base, finisher::SIZE, finisher);
 
     let rtc = Rtc::new(

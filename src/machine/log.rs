@@ -62,10 +62,10 @@ impl Log {
     pub fn open(spec: &LogSpec) -> Result<Self, LogError> {
         let out: Box<dyn Write + Send> = match &spec.file {
             None => Box::new(io::stderr()),
-            Some(path) => Box::new(File::create(path).map_err(|source| LogError {
-                path: path.display().to_string(),
-                source,
-            })?),
+            Some(path) => Box::new(
+                File::create(path)
+                    .map_err(|source| LogError { path: path.display().to_string(), source })?,
+            ),
         };
         let sink = Sink(Arc::new(Mutex::new(out)));
         subscribe(&sink, &spec.items);

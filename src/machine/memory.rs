@@ -50,7 +50,7 @@ macro_rules! scalar {
         pub fn $load(&self, addr: u64) -> Result<$ty, RamError> {
             const LEN: u64 = size_of::<$ty>() as u64;
             let host = self.host(addr, LEN)?;
-            if addr % LEN != 0 {
+            if !addr.is_multiple_of(LEN) {
                 let mut bytes = [0; LEN as usize];
                 self.read(addr, &mut bytes)?;
                 return Ok(<$ty>::from_le_bytes(bytes));
@@ -67,7 +67,7 @@ macro_rules! scalar {
         pub fn $store(&self, addr: u64, value: $ty) -> Result<(), RamError> {
             const LEN: u64 = size_of::<$ty>() as u64;
             let host = self.host(addr, LEN)?;
-            if addr % LEN != 0 {
+            if !addr.is_multiple_of(LEN) {
                 return self.write(addr, &value.to_le_bytes());
             }
             // SAFETY: as for the load.
@@ -157,7 +157,7 @@ impl GuestRam {
     pub fn compare_exchange_u64(&self, addr: u64, old: u64, new: u64) -> Result<bool, RamError> {
         const LEN: u64 = size_of::<u64>() as u64;
         let host = self.host(addr, LEN)?;
-        if addr % LEN != 0 {
+        if !addr.is_multiple_of(LEN) {
             return Err(RamError::OutOfRange { addr, len: LEN });
         }
         // SAFETY: in range and aligned; concurrent access is atomic.

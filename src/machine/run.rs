@@ -35,8 +35,7 @@ pub fn run(
     }
     let logs = log::Log::open(&spec.log)?;
     let system = System::new();
-    let code = system.block_on(machine(spec, Arc::new(isa), embedded_guest, logs, ready));
-    code
+    system.block_on(machine(spec, Arc::new(isa), embedded_guest, logs, ready))
 }
 
 async fn machine(

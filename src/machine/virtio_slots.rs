@@ -70,18 +70,18 @@ pub(super) fn plug_all(
                 let console = device.driver == "virtconsole";
                 let port = create::port(console, &given).map_err(|e| refused(device, e))?;
                 let named = |id: &Option<String>| {
-                    device.bus.as_ref().is_none_or(|bus| {
-                        id.as_ref().is_some_and(|id| *bus == format!("{id}.0"))
-                    })
+                    device
+                        .bus
+                        .as_ref()
+                        .is_none_or(|bus| id.as_ref().is_some_and(|id| *bus == format!("{id}.0")))
                 };
                 let bus = plugs.iter_mut().find_map(|plug| match plug {
                     Plug::Serial(spec, serial) if named(&spec.id) => Some(serial),
                     _ => None,
                 });
                 let missing = "No 'virtio-serial-bus' bus found for device";
-                let bus = bus.ok_or_else(|| {
-                    refused(device, format!("{missing} '{}'", device.driver))
-                })?;
+                let bus =
+                    bus.ok_or_else(|| refused(device, format!("{missing} '{}'", device.driver)))?;
                 let backend = match &port.chardev {
                     Some(id) => Some(chardevs(id).ok_or_else(|| {
                         let property = format!("{}.chardev", device.driver);
@@ -91,7 +91,9 @@ pub(super) fn plug_all(
                 };
                 bus.add(port, backend).map_err(|e| refused(device, e))?;
             }
-            other => return Err(refused(device, format!("'{other}' is not a valid device model name"))),
+            other => {
+                return Err(refused(device, format!("'{other}' is not a valid device model name")));
+            }
         }
     }
     if plugs.len() > map::VIRTIO_COUNT as usize

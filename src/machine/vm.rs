@@ -195,9 +195,9 @@ impl Vm {
         self.state = RunState::Running;
         self.emit(VmEvent::Resume);
         let resumed = self.unhalt();
-        Box::pin(resumed.into_actor(self).map(|resumed, vm: &mut Self, _| {
-            vm.or_internal_error(resumed)
-        }))
+        Box::pin(
+            resumed.into_actor(self).map(|resumed, vm: &mut Self, _| vm.or_internal_error(resumed)),
+        )
     }
 
     fn or_internal_error(&mut self, result: Result<(), VmError>) -> Result<(), VmError> {
@@ -369,7 +369,11 @@ impl Handler<Cont> for Vm {
 impl Handler<RequestReset> for Vm {
     type Result = AtomicResponse<Self, Result<(), VmError>>;
 
-    fn handle(&mut self, RequestReset { cause }: RequestReset, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        RequestReset { cause }: RequestReset,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         AtomicResponse::new(match self.parts.reboot {
             RebootAction::Shutdown if cause.by_guest() => self.shut_down(cause, 0),
             _ => self.reset(cause),
@@ -477,10 +481,7 @@ impl Handler<ActorFailed> for Vm {
 
     fn handle(&mut self, message: ActorFailed, _: &mut Self::Context) -> Self::Result {
         tracing::error!(actor = %message.name, reason = %message.reason, "an actor has failed");
-        self.emit(VmEvent::DeviceFailed {
-            name: message.name.to_string(),
-            reason: message.reason,
-        });
+        self.emit(VmEvent::DeviceFailed { name: message.name.to_string(), reason: message.reason });
         // The peer that died cannot pause; the others are told, and nobody waits for them.
         for vcpu in &self.parts.vcpus {
             vcpu.pause.do_send(Pause);

@@ -204,7 +204,7 @@ pub fn random_encodings() -> Vec<Case> {
         if keep & 0x01f0_0000 == 0 {
             insn |= rs2 << 20;
         }
-        let small = random.next() % 3 == 0;
+        let small = random.next().is_multiple_of(3);
         let (a0, a1) = (random.next(), random.next());
         let (a0, a1) = if small { (a0 % 64, a1 % 64) } else { (a0, a1) };
         cases.push(Case { mstatus: MODES[i % 3] | FS, insn, a0, a1, ..BASIC });
@@ -221,7 +221,7 @@ pub fn random_encodings() -> Vec<Case> {
         let (quadrant, funct3) = (half & 3, half >> 13);
         let wanted = match (quadrant, funct3) {
             (0, 4) => true,
-            (1, 0 | 1 | 2 | 3) => half >> 7 & 31 == A0,
+            (1, 0..=3) => half >> 7 & 31 == A0,
             (1, 4) => half >> 7 & 7 == 2,
             (2, 0) => half >> 7 & 31 == A0,
             (2, 4) => half >> 7 & 31 == A0 && half >> 2 & 31 != 0,

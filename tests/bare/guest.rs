@@ -1,4 +1,6 @@
 //! The program that runs the cases, and the layout of its memory.
+// dynasm! converts every register number that it is given, also one that is a `u8` already.
+#![allow(clippy::useless_conversion)]
 
 use dynasmrt::riscv::RiscvRelocation;
 use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};

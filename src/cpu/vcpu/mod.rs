@@ -30,7 +30,9 @@ const ECALL_FROM_SUPERVISOR: u64 = 9;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accel {
     /// Translated, with a code cache of so many bytes.
-    Jit { cache: usize },
+    Jit {
+        cache: usize,
+    },
     Interp,
 }
 
@@ -260,7 +262,7 @@ impl Vcpu {
             HartStart::Machine { pc } => pc,
             _ => 0,
         };
-        self.hart.state = Box::default();
+        *self.hart.state = Default::default();
         self.hart.env.irq.reset();
         trap::reset(&mut self.hart, pc);
         self.hart.translations_changed();
@@ -286,9 +288,7 @@ fn interpret_slice(hart: &mut Hart) -> Option<Trap> {
         if let Err(trap) = interpret::step(hart) {
             return Some(trap);
         }
-        if hart.env.irq.pending() & hart.state.mie != 0
-            && trap::pending_interrupt(hart).is_some()
-        {
+        if hart.env.irq.pending() & hart.state.mie != 0 && trap::pending_interrupt(hart).is_some() {
             break;
         }
     }
@@ -396,7 +396,11 @@ impl Handler<SnapshotHart> for Vcpu {
 impl Handler<ReadVirtual> for Vcpu {
     type Result = Result<Vec<u8>, VmError>;
 
-    fn handle(&mut self, ReadVirtual { addr, len }: ReadVirtual, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        ReadVirtual { addr, len }: ReadVirtual,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let mut bytes = Vec::new();
         let mut at = addr;
         while (bytes.len() as u64) < len {

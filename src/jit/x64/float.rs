@@ -205,15 +205,7 @@ impl Emitter<'_> {
         self.fp_bits_from_rax(dst);
     }
 
-    pub(super) fn fp_compare(
-        &mut self,
-        op: FpCmp,
-        fmt: Fmt,
-        dst: u8,
-        a: u8,
-        b: u8,
-        slow: &Insn,
-    ) {
+    pub(super) fn fp_compare(&mut self, op: FpCmp, fmt: Fmt, dst: u8, a: u8, b: u8, slow: &Insn) {
         let (at, back) = self.slow_path(slow);
         self.check_operands(fmt, &[a, b], at);
         // b > a and b >= a are false when unordered, in terms of CF and ZF.

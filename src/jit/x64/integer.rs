@@ -285,12 +285,7 @@ impl Emitter<'_> {
     }
 
     /// x / 0 = −1, x % 0 = x (Unprivileged spec 13.2). The dividend is in rax.
-    pub(super) fn division_by_zero(
-        &mut self,
-        at: DynamicLabel,
-        back: DynamicLabel,
-        kind: DivKind,
-    ) {
+    pub(super) fn division_by_zero(&mut self, at: DynamicLabel, back: DynamicLabel, kind: DivKind) {
         asm!(self ; =>at);
         if !kind.remainder {
             asm!(self ; mov rax, -1);
@@ -363,8 +358,7 @@ impl Emitter<'_> {
     fn shift_add(&mut self, op: AluOp, dst: u8, a: Operand, b: Operand) {
         use AluOp as A;
         let t = Self::target_of(dst);
-        let unsigned_word =
-            matches!(op, A::AddUw | A::Sh1AddUw | A::Sh2AddUw | A::Sh3AddUw);
+        let unsigned_word = matches!(op, A::AddUw | A::Sh1AddUw | A::Sh2AddUw | A::Sh3AddUw);
         let y = self.in_register(b, RCX);
         let x = if unsigned_word {
             let x = self.in_register(a, RAX);

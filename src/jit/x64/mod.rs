@@ -1,5 +1,7 @@
 //! The x86-64 back end: IR → machine code through dynasm. Needs the x86-64-v3 feature level
 //! (BMI1/2, LZCNT, POPCNT, FMA).
+// dynasm! converts every register number that it is given, also one that is a `u8` already.
+#![allow(clippy::useless_conversion)]
 
 mod control;
 mod float;
@@ -75,19 +77,58 @@ pub struct EmitError {
 /// Code that is placed after the block's straight line.
 enum Cold {
     /// Ask the engine for a translation, then patch `link`.
-    Link { at: DynamicLabel, link: usize },
+    Link {
+        at: DynamicLabel,
+        link: usize,
+    },
     /// A backward direct jump: poll, then the link.
-    PollAndJump { at: DynamicLabel, target: u16, from: u16 },
-    Far { at: DynamicLabel, offset: i64 },
+    PollAndJump {
+        at: DynamicLabel,
+        target: u16,
+        from: u16,
+    },
+    Far {
+        at: DynamicLabel,
+        offset: i64,
+    },
     /// Leave with the pc at this offset.
-    Poll { at: DynamicLabel, offset: u16 },
-    FpOff { at: DynamicLabel, offset: u16 },
+    Poll {
+        at: DynamicLabel,
+        offset: u16,
+    },
+    FpOff {
+        at: DynamicLabel,
+        offset: u16,
+    },
     /// Run one instruction by the interpreter and come back.
-    Slow { at: DynamicLabel, back: DynamicLabel, offset: u16, insn: *const Insn },
-    LoadSlow { at: DynamicLabel, back: DynamicLabel, offset: u16, load: memory::SlowLoad },
-    StoreSlow { at: DynamicLabel, back: DynamicLabel, offset: u16, store: memory::SlowStore },
-    DivZero { at: DynamicLabel, back: DynamicLabel, kind: integer::DivKind },
-    DivMinusOne { at: DynamicLabel, back: DynamicLabel, kind: integer::DivKind },
+    Slow {
+        at: DynamicLabel,
+        back: DynamicLabel,
+        offset: u16,
+        insn: *const Insn,
+    },
+    LoadSlow {
+        at: DynamicLabel,
+        back: DynamicLabel,
+        offset: u16,
+        load: memory::SlowLoad,
+    },
+    StoreSlow {
+        at: DynamicLabel,
+        back: DynamicLabel,
+        offset: u16,
+        store: memory::SlowStore,
+    },
+    DivZero {
+        at: DynamicLabel,
+        back: DynamicLabel,
+        kind: integer::DivKind,
+    },
+    DivMinusOne {
+        at: DynamicLabel,
+        back: DynamicLabel,
+        kind: integer::DivKind,
+    },
 }
 
 /// One block being assembled.
@@ -152,10 +193,8 @@ impl Emitter<'_> {
         }
         let mut i = 0;
         while i < self.cold.len() {
-            let cold = std::mem::replace(
-                &mut self.cold[i],
-                Cold::Poll { at: self.head, offset: 0 },
-            );
+            let cold =
+                std::mem::replace(&mut self.cold[i], Cold::Poll { at: self.head, offset: 0 });
             self.cold_code(cold);
             i += 1;
         }

@@ -116,10 +116,7 @@ async fn no_shutdown_pauses_and_needs_a_reset_before_cont() {
     let cause = ShutdownCause::GuestShutdown;
     vm.send(RequestShutdown { cause, exit_code: 0 }).await.unwrap().unwrap();
     assert_eq!(state(&vm).await, RunState::Shutdown);
-    assert_eq!(
-        m.events.take(),
-        [VmEvent::Resume, VmEvent::Shutdown { cause }, VmEvent::Stop]
-    );
+    assert_eq!(m.events.take(), [VmEvent::Resume, VmEvent::Shutdown { cause }, VmEvent::Stop]);
     let refused = vm.send(Cont).await.unwrap().unwrap_err();
     assert_eq!(refused.0, "Resetting the Virtual Machine is required");
     vm.send(RequestReset { cause: ShutdownCause::HostQmpSystemReset }).await.unwrap().unwrap();
