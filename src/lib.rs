@@ -11,4 +11,6 @@ pub mod hmp;
 pub mod jit;
 pub mod machine;
 pub mod qmp;
+pub mod report;
+pub mod signals;
 pub mod terminal;

@@ -6,40 +6,43 @@ use std::process::ExitCode;
 use understudy::cli::process::{self, PidFile, Role};
 use understudy::cli::{self, Invocation};
 use understudy::machine::{self, spec::MachineSpec};
+use understudy::report;
 
 fn main() -> ExitCode {
     let program = cli::program_name(std::env::args_os().next());
-    let result = match cli::parse(std::env::args_os()) {
-        Ok(Invocation::Print(text)) => print(&text),
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(Invocation::Print(text)) => print(&text).map_or_else(
+            |error| {
+                report::early(&program, &format!("{error:#}"));
+                1
+            },
+            |()| 0,
+        ),
         Ok(Invocation::Run { spec, warnings }) => {
+            report::configure(&spec);
             for warning in warnings {
-                complain(&program, &warning);
+                report::line(&warning);
             }
-            run(*spec)
+            run(*spec).unwrap_or_else(|error| {
+                report::line(&format!("{error:#}"));
+                1
+            })
         }
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        // As the shell sees it: the low eight bits.
-        Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
-            complain(&program, &format!("{error:#}"));
-            ExitCode::FAILURE
+            report::early(&program, &error.to_string());
+            1
         }
-    }
+    };
+    // As the shell sees it: the low eight bits.
+    ExitCode::from(code as u8)
 }
 
-/// A line on standard error; that nobody can see it is not reported.
-fn complain(program: &str, line: &str) {
-    let _ = writeln!(std::io::stderr(), "{program}: {line}");
-}
-
-fn print(text: &str) -> anyhow::Result<i32> {
+fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // `-help | head` has read enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(0),
+        _ => Ok(()),
     }
 }
 

@@ -29,7 +29,7 @@ fn host_error(what: &'static str) -> impl FnOnce(io::Error) -> ChardevError {
 }
 
 /// Tell the user on standard output; that it is closed is no error.
-pub fn announce(line: &str) {
+pub(super) fn announce(line: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

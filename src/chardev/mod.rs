@@ -24,7 +24,6 @@ use parking_lot::Mutex;
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
 use device::{Device, Source};
-pub use host::announce;
 use message::CharBackend;
 use ring::Ring;
 use spec::{ChardevKind, ChardevSpec};
@@ -93,8 +92,6 @@ impl Chardev {
 /// What back ends need of the machine.
 #[derive(Debug, Clone)]
 pub struct OpenContext {
-    /// Start of messages.
-    pub program: String,
     /// Told when Ctrl-a x asks for the end.
     pub shutdown: Outlet<RequestShutdown>,
     /// How many front ends a multiplexer will get; it opens when all have attached.
@@ -151,7 +148,7 @@ pub async fn open(
             host::announce(&format!("char device redirected to {name} (label {})", spec.id));
             source
         }
-        ChardevKind::Socket(socket) => socket::open(socket, spec, context).await?,
+        ChardevKind::Socket(socket) => socket::open(socket, spec).await?,
     };
     let log = match &spec.log {
         None => None,

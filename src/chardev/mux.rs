@@ -226,7 +226,9 @@ impl Mux {
                 self.fronts.len() - 1
             }
         };
-        self.set_focus(index);
+        // At start the front end that was asked for last has the focus, whoever attaches first.
+        let newest = (0..self.fronts.len()).max_by_key(|&i| self.fronts[i].id.0);
+        self.set_focus(if self.complete { index } else { newest.unwrap_or(index) });
         if self.complete {
             if self.base_open {
                 self.fronts[index].event(CharEvent::Opened);

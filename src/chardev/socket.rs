@@ -1,7 +1,7 @@
 //! Stream sockets: listening for one client at a time, or connecting, perhaps again and again.
 
 use std::future::Future;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::device::{Connection, Connector, Ends, Source};
 use super::spec::{ChardevSpec, SocketAddress, SocketSpec};
-use super::{ChardevError, OpenContext, words};
+use super::{ChardevError, words};
 
 /// Longest path of a UNIX socket, and size of an abstract name (`sun_path`).
 const SUN_PATH: usize = 108;
@@ -24,11 +24,7 @@ const SUN_PATH: usize = 108;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Open a socket back end.
-pub async fn open(
-    socket: &SocketSpec,
-    spec: &ChardevSpec,
-    context: &OpenContext,
-) -> Result<Source, ChardevError> {
+pub async fn open(socket: &SocketSpec, spec: &ChardevSpec) -> Result<Source, ChardevError> {
     if !socket.server {
         let mut client = Client { socket: socket.clone() };
         if let SocketAddress::Fd(fd) = socket.address {
@@ -46,16 +42,11 @@ pub async fn open(
     let mut server = listen(socket).await?;
     let mut first = None;
     if socket.wait {
-        let mut err = io::stderr().lock();
-        // That nobody sees the message is no reason not to wait.
-        let _ = writeln!(
-            err,
-            "{}: {}: info: QEMU waiting for connection on: {}",
-            context.program,
+        crate::report::line(&format!(
+            "{}: info: QEMU waiting for connection on: {}",
             spec.origin,
             server.disconnected()
-        );
-        drop(err);
+        ));
         first = Some(server.accept().await);
     }
     Ok(Source::Connections { first, more: Some(Box::new(server)) })

@@ -124,7 +124,7 @@ fn spec(kind: ChardevKind) -> ChardevSpec {
 }
 
 fn context(front_ends: usize) -> OpenContext {
-    OpenContext { program: "understudy".into(), shutdown: Outlet::Unconnected, front_ends }
+    OpenContext { shutdown: Outlet::Unconnected, front_ends }
 }
 
 async fn opened(kind: ChardevKind) -> Chardev {
@@ -431,7 +431,7 @@ impl MuxBench {
         let shutdown = Outlet::fold(move |request| {
             let _ = sender.send(request);
         });
-        let context = OpenContext { program: "understudy".into(), shutdown, front_ends: 2 };
+        let context = OpenContext { shutdown, front_ends: 2 };
         let spec = ChardevSpec { mux: true, ..spec(ChardevKind::Socket(unix(&path, true))) };
         let chardev = open(&spec, &context, &[]).await.unwrap();
         let client = UnixStream::connect(&path).unwrap();

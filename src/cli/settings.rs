@@ -4,7 +4,9 @@ use super::argv::Occurrence;
 use super::opts::Opts;
 use super::{OptionError, Step, options, refused, value};
 use crate::machine::message::{PanicAction, RebootAction, ShutdownAction};
-use crate::machine::spec::{Actions, LOG_ITEMS, MachineSpec, RtcBase, RtcClock, WatchdogAction};
+use crate::machine::spec::{
+    Actions, LOG_ITEMS, LOG_ITEMS_UNAVAILABLE, MachineSpec, RtcBase, RtcClock, WatchdogAction,
+};
 
 /// Take an option.
 pub fn option(
@@ -206,11 +208,13 @@ fn log_items(text: &str, spec: &mut MachineSpec) -> Result<Step, OptionError> {
         let matching: Vec<&'static str> =
             names.filter(|name| word == "all" || *name == word).collect();
         if matching.is_empty() {
+            let known = LOG_ITEMS_UNAVAILABLE.contains(&word) || word.starts_with("trace:");
+            let problem = match known {
+                true => format!("log item '{word}' is not available"),
+                false => format!("unknown log item '{word}'"),
+            };
             let names: Vec<_> = LOG_ITEMS.iter().map(|(name, _)| *name).collect();
-            return refused(format!(
-                "unknown log item '{word}' (valid: all, {})",
-                names.join(", ")
-            ));
+            return refused(format!("{problem} (valid: all, {})", names.join(", ")));
         }
         for name in matching {
             if !spec.log.items.contains(&name) {

@@ -58,13 +58,23 @@ impl Bus {
 
     /// Read `width` bytes (1, 2, 4, 8) at physical address `addr`.
     pub fn read(&self, addr: u64, width: u8) -> Result<u64, MmioFault> {
-        let (region, offset) = self.find(addr, width)?;
-        region.target.read(offset, width)
+        let read = self.find(addr, width).and_then(|(region, at)| region.target.read(at, width));
+        read.inspect_err(|fault| log_refusal("read", addr, width, *fault))
     }
 
     /// Write the low `width` bytes (1, 2, 4, 8) of `value` at physical address `addr`.
     pub fn write(&self, addr: u64, width: u8, value: u64) -> Result<(), MmioFault> {
-        let (region, offset) = self.find(addr, width)?;
-        region.target.write(offset, width, value)
+        let written =
+            self.find(addr, width).and_then(|(region, at)| region.target.write(at, width, value));
+        written.inspect_err(|fault| log_refusal("write", addr, width, *fault))
     }
+}
+
+/// An access that nothing answers, for `-d guest_errors`.
+#[cold]
+fn log_refusal(what: &str, addr: u64, width: u8, fault: MmioFault) {
+    tracing::debug!(
+        target: "guest_errors",
+        "invalid {what} of {width} bytes at {addr:#x}: {fault}"
+    );
 }

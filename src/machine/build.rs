@@ -21,7 +21,7 @@ use crate::actors::cell::DeviceCell;
 use crate::actors::context::InlineContext;
 use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{
-    ActorFailed, IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume,
+    ActorFailed, IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume, Snapshot,
 };
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimerFired, Timers, TooManyTimers};
@@ -39,7 +39,7 @@ use crate::devices::irq::aclint::{self, Aclint, HartWires};
 use crate::devices::irq::plic::{self, Plic, PlicLines};
 use crate::devices::rom::Rom;
 use crate::devices::rtc::{self, Rtc, WallClock};
-use crate::devices::uart::{self, Uart};
+use crate::devices::uart::{self, Uart, UartState};
 use crate::jit::engine::DEFAULT_CACHE;
 
 /// Most harts: a bit each in `GuestRam`'s map of translated pages.
@@ -96,6 +96,8 @@ pub struct Machine {
     pub timers: Timers,
     pub threads: Vec<JoinHandle<()>>,
     pub blocks: Vec<Addr<BlockNode>>,
+    /// The serial port, to ask what it has not sent yet.
+    pub uart: Recipient<Snapshot<UartState>>,
 }
 
 /// The devices being built.
@@ -216,6 +218,9 @@ pub fn build(
     }
     let plan = boot_plan(spec, isa, connections.embedded_guest)?;
     let ram = Arc::new(GuestRam::new(RAM_BASE, spec.ram_size)?);
+    if !spec.machine.dump_guest_core {
+        ram.leave_out_of_core_dumps()?;
+    }
     let peers = Peers::new(harts as usize);
     ram.observe_code(Arc::new(peers.clone()));
     let clock = Arc::new(VirtualClock::default());
@@ -233,7 +238,7 @@ pub fn build(
         regions: Vec::new(),
         lifecycles: Vec::new(),
     };
-    let blocks = devices(&mut board, spec, &plan, &ram, &peers, &vm, &mut connections)?;
+    let (uart, blocks) = devices(&mut board, spec, &plan, &ram, &peers, &vm, &mut connections)?;
     let blocks = blocks.into_iter().map(|node| node.start()).collect();
     board.lifecycles.push(timers.lifecycle());
     let tree = Arc::new(MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) });
@@ -266,6 +271,7 @@ pub fn build(
         smp: spec.smp,
         reboot: spec.actions.reboot,
         shutdown: spec.actions.shutdown,
+        panic: spec.actions.panic,
         exit: connections.exit,
     };
     vm_context.run(Vm::new(parts));
@@ -275,7 +281,7 @@ pub fn build(
         threads.push(thread);
         addrs.push(addr);
     }
-    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks })
+    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks, uart })
 }
 
 /// An outlet that drives an interrupt bit of a hart.
@@ -292,7 +298,7 @@ fn devices(
     peers: &Peers,
     vm: &Addr<Vm>,
     connections: &mut Connections<'_>,
-) -> Result<Vec<BlockNode>, BuildError> {
+) -> Result<(Recipient<Snapshot<UartState>>, Vec<BlockNode>), BuildError> {
     let chardevs = connections.chardevs;
     let serial = connections.serial.take();
     let clock = Arc::clone(&board.clock);
@@ -340,7 +346,8 @@ fn devices(
     let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, fw_cfg::SIZE, fw_cfg);
     board.manage(&fw_cfg);
 
-    virtio_slots::plug_all(board, spec, ram, &irq, chardevs)
+    let blocks = virtio_slots::plug_all(board, spec, ram, &irq, chardevs)?;
+    Ok((uart.recipient(), blocks))
 }
 
 fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
@@ -388,7 +395,7 @@ fn vcpu(
     });
     let accel = match spec.accel {
         spec::Accel::Interp => Accel::Interp,
-        spec::Accel::Jit { tb_size, .. } => {
+        spec::Accel::Jit { tb_size } => {
             Accel::Jit { cache: tb_size.map_or(DEFAULT_CACHE, |size| size as usize) }
         }
     };

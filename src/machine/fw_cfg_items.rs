@@ -14,6 +14,8 @@ pub(super) fn builder(spec: &MachineSpec) -> Result<FwCfgBuilder, BuildError> {
     items.add_bytes(key::RAM_SIZE, spec.ram_size.to_le_bytes().to_vec())?;
     let menu = u16::from(spec.boot.menu.unwrap_or(false));
     items.add_bytes(key::BOOT_MENU, menu.to_le_bytes().to_vec())?;
+    let wait = spec.boot.reboot_timeout.map_or(u32::MAX, |wait| wait.as_millis() as u32);
+    items.add_file("etc/boot-fail-wait", wait.to_le_bytes().to_vec())?;
     // Firmware in RAM gets the kernel in RAM; QEMU offers it here too.
     if let (Firmware::File(_), Some(append)) = (&spec.firmware, &spec.append) {
         let mut text = append.clone().into_bytes();

@@ -13,6 +13,7 @@ use crate::cpu::vcpu::{LogTraps, ObserveTranslation, Vcpu};
 use crate::jit::disassemble;
 use crate::jit::engine::{Observer, Translated};
 use crate::qmp::link::SetLogMask;
+use crate::report;
 
 /// The log file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,37 @@ impl Enabled {
     }
 }
 
+/// Errors of the emulator itself: always shown, as diagnostics.
+struct Errors;
+
+/// The text of an event: its message, then its fields.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl tracing::field::Visit for Text {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        use std::fmt::Write as _;
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, ", {name}: {value:?}"),
+        };
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Errors {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if *event.metadata().level() == tracing::Level::ERROR {
+            let mut text = Text::default();
+            event.record(&mut text);
+            report::line(&format!("{}{}", text.message, text.fields));
+        }
+    }
+}
+
 /// Errors are always shown; a target named as an item of `-d` when that item is on.
 fn subscribe(sink: &Sink, items: &[&'static str]) {
     use tracing_subscriber::filter::dynamic_filter_fn;
@@ -113,11 +145,9 @@ fn subscribe(sink: &Sink, items: &[&'static str]) {
         .with_level(false)
         .with_target(false)
         .without_time()
-        .with_filter(dynamic_filter_fn(|metadata, _| {
-            *metadata.level() == tracing::Level::ERROR || ENABLED.has(metadata.target())
-        }));
+        .with_filter(dynamic_filter_fn(|metadata, _| ENABLED.has(metadata.target())));
     // A second machine in one process (tests) keeps the first one's subscriber.
-    let _ = tracing_subscriber::registry().with(layer).try_init();
+    let _ = tracing_subscriber::registry().with(layer).with(Errors).try_init();
 }
 
 fn apply(vcpus: &[Addr<Vcpu>], sink: &Sink, items: &[&'static str]) {

@@ -98,6 +98,12 @@ impl GuestRam {
         })
     }
 
+    /// Keep the guest's memory out of core dumps of the process.
+    pub fn leave_out_of_core_dumps(&self) -> Result<(), RamError> {
+        let failed = |source| RamError::Host { size: self.size, source };
+        self.map.advise(memmap2::Advice::DontDump).map_err(failed)
+    }
+
     /// First guest-physical address.
     pub fn base(&self) -> u64 {
         self.base

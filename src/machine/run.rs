@@ -3,22 +3,33 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine};
 use super::log;
 use super::message::{RequestShutdown, ShutdownCause};
 use super::spec::{MachineSpec, MonitorMode};
-use super::vm::{Exited, PowerOn};
-use crate::actors::message::Terminate;
+use super::vm::{Exited, PowerOn, Vm};
+use crate::actors::message::{Snapshot, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
 use crate::qmp::link::{CharDevice, MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
-use crate::{hmp, qmp};
+use crate::{hmp, qmp, report, signals, terminal};
+
+/// How long a machine may take to end after a signal.
+const OBEY: Duration = Duration::from_secs(4);
+/// How long the serial port's back end may take nothing before its output is given up.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long threads may take to end.
+const STUCK: Duration = Duration::from_secs(1);
+/// How often something that is waited for is looked at.
+const STEP: Duration = Duration::from_millis(2);
 
 /// Run the machine of `spec`; `ready` is called once it can be talked to. The exit code.
 pub fn run(
@@ -45,6 +56,7 @@ async fn machine(
     logs: log::Log,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<i32> {
+    let signals = Signals::watch()?;
     // What Ctrl-a x asks for before there is a Vm is kept until there is one.
     let (early_shutdown, mut shutdown_requests) = tokio::sync::mpsc::unbounded_channel();
     let shutdown = Outlet::fold(move |request: RequestShutdown| {
@@ -53,6 +65,8 @@ async fn machine(
     });
     let chardevs = open_chardevs(&spec, &shutdown).await?;
     let backend = |id: &str| chardevs.get(id).map(Chardev::front_end);
+    // On a multiplexer the front end that is made last has the focus: the serial port's.
+    let monitors: Vec<_> = spec.monitors.iter().map(|m| (m.mode, backend(&m.chardev))).collect();
     let serial = spec.serials.first().and_then(Option::as_deref).and_then(backend);
 
     let (exit_sender, exited) = oneshot::channel();
@@ -75,9 +89,9 @@ async fn machine(
         MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
         machine_info(&spec, &chardevs),
     );
-    for spec in &spec.monitors {
-        let Some(backend) = backend(&spec.chardev) else { continue };
-        match spec.mode {
+    for (mode, backend) in monitors {
+        let Some(backend) = backend else { continue };
+        match mode {
             MonitorMode::Hmp => {
                 hmp::session::attach(backend, monitor.clone());
             }
@@ -86,25 +100,54 @@ async fn machine(
             }
         }
     }
-    watch_signals(&spec.program, &machine);
+    signals.machine(&machine);
     machine.vm.send(PowerOn { run: !spec.start_paused }).await??;
     ready()?;
     let code = exited.await?;
+    last_words(&machine).await;
     // Let the monitors deliver what they have; `Drain` is bounded.
     let _ = monitor.send(Drain).await;
     end(machine);
     Ok(code)
 }
 
-/// Stop the threads.
+/// Wait for what the guest has written to its serial port to reach the host, for as long as
+/// somebody takes it.
+async fn last_words(machine: &Machine) {
+    let mut before = usize::MAX;
+    while let Ok(uart) = machine.uart.send(Snapshot::default()).await {
+        let left = uart.unsent();
+        if left == 0 || left >= before {
+            break;
+        }
+        before = left;
+        let mut waited = Duration::ZERO;
+        while waited < LAST_WORDS {
+            tokio::time::sleep(STEP).await;
+            waited += STEP;
+            match machine.uart.send(Snapshot::default()).await {
+                Ok(uart) if uart.unsent() == left => {}
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Stop the threads. One that is stuck ends with the process.
 fn end(machine: Machine) {
     for vcpu in &machine.vcpus {
         vcpu.do_send(Terminate);
     }
     machine.timers.addr().do_send(Terminate);
+    let started = Instant::now();
     for thread in machine.threads {
-        // A thread that panicked has been reported.
-        let _ = thread.join();
+        while !thread.is_finished() && started.elapsed() < STUCK {
+            std::thread::sleep(STEP);
+        }
+        if thread.is_finished() {
+            // A thread that panicked has been reported.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -117,11 +160,7 @@ async fn open_chardevs(
         let users = spec.serials.iter().flatten().filter(|id| **id == chardev.id).count()
             + spec.monitors.iter().filter(|m| m.chardev == chardev.id).count()
             + spec.devices.iter().filter(|d| d.prop("chardev") == Some(&chardev.id)).count();
-        let context = OpenContext {
-            program: spec.program.clone(),
-            shutdown: shutdown.clone(),
-            front_ends: users,
-        };
+        let context = OpenContext { shutdown: shutdown.clone(), front_ends: users };
         let opened = chardev::open(chardev, &context, &open).await;
         open.push(opened.map_err(|e| anyhow::anyhow!("{}: {e}", chardev.origin))?);
     }
@@ -140,7 +179,7 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
     devices.sort_by(|a, b| a.label.cmp(&b.label));
     let accelerator = match spec.accel {
         super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
-        super::spec::Accel::Jit { tb_size, .. } => {
+        super::spec::Accel::Jit { tb_size } => {
             let size = tb_size.unwrap_or(crate::jit::engine::DEFAULT_CACHE as u64);
             vec![
                 ("Accelerator".to_owned(), "jit".to_owned()),
@@ -166,21 +205,30 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP shut the machine down, as in QEMU.
-fn watch_signals(program: &str, machine: &Machine) {
-    use tokio::signal::unix::{SignalKind, signal};
-    for (kind, number) in
-        [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)]
-    {
-        let Ok(mut signals) = signal(kind) else { continue };
-        let vm = machine.vm.clone();
-        let program = program.to_owned();
-        actix::spawn(async move {
-            while signals.recv().await.is_some() {
-                chardev::announce(&format!("{program}: terminating on signal {number}"));
-                let cause = ShutdownCause::HostSignal;
-                vm.do_send(RequestShutdown { cause, exit_code: 0 });
-            }
-        });
+/// SIGINT, SIGTERM and SIGHUP shut the machine down, as in QEMU; before there is one they end the
+/// process, and so they do when the machine does not go down.
+struct Signals {
+    vm: Arc<Mutex<Option<Addr<Vm>>>>,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        let vm: Arc<Mutex<Option<Addr<Vm>>>> = Arc::default();
+        let target = Arc::clone(&vm);
+        signals::watch(move |caught| {
+            let Some(vm) = target.lock().clone() else { signals::die_of(caught.signal) };
+            report::line(&caught.sentence());
+            vm.do_send(RequestShutdown { cause: ShutdownCause::HostSignal, exit_code: 0 });
+            // This thread has nothing else to do; the process normally ends before the time is up.
+            std::thread::sleep(OBEY);
+            report::line(&format!("the machine did not stop within {} s", OBEY.as_secs()));
+            terminal::restore();
+            std::process::exit(1);
+        })?;
+        Ok(Self { vm })
+    }
+
+    fn machine(&self, machine: &Machine) {
+        *self.vm.lock() = Some(machine.vm.clone());
     }
 }

@@ -91,11 +91,7 @@ impl Default for MachineOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accel {
     /// Translated to host code, `tb_size` bytes of code cache (`None`: chosen by the JIT).
-    Jit {
-        tb_size: Option<u64>,
-        /// One translation block a guest instruction.
-        one_insn_per_tb: bool,
-    },
+    Jit { tb_size: Option<u64> },
     /// The reference interpreter.
     Interp,
 }
@@ -376,15 +372,14 @@ pub const LOG_ITEMS: &[(&str, &str)] = &[
     ("op", "intermediate code of each block, as translated"),
     ("op_opt", "intermediate code of each block, optimised"),
     ("int", "interrupts and exceptions taken"),
-    ("exec", "every block that is run (slow)"),
-    ("cpu", "registers before each block that is run (slow)"),
-    ("fpu", "floating-point registers with 'cpu'"),
-    ("mmu", "page-table walks and translation faults"),
-    ("cpu_reset", "registers before a hart is reset"),
     ("unimp", "things the guest uses that are not implemented"),
     ("guest_errors", "things the guest does that make no sense"),
-    ("page", "guest memory map at start"),
-    ("nochain", "do not chain blocks, so that 'exec' and 'cpu' show all of them"),
+];
+
+/// Items of QEMU's log that are refused by name.
+pub const LOG_ITEMS_UNAVAILABLE: &[&str] = &[
+    "op_ind", "exec", "cpu", "fpu", "mmu", "pcall", "cpu_reset", "page", "nochain", "plugin",
+    "strace", "tid", "vpu", "invalid_mem",
 ];
 
 /// `-msg`.

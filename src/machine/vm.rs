@@ -90,6 +90,7 @@ pub struct VmParts {
     pub smp: Smp,
     pub reboot: RebootAction,
     pub shutdown: ShutdownAction,
+    pub panic: PanicAction,
     pub exit: Outlet<Exited>,
 }
 
@@ -105,7 +106,6 @@ pub struct Vm {
     parts: VmParts,
     state: RunState,
     subscribers: Vec<Recipient<VmEvent>>,
-    panic: PanicAction,
     exiting: bool,
 }
 
@@ -116,7 +116,6 @@ impl Vm {
             parts,
             state: RunState::Prelaunch,
             subscribers: Vec::new(),
-            panic: PanicAction::Shutdown,
             exiting: false,
         }
     }
@@ -404,7 +403,7 @@ impl Handler<SetAction> for Vm {
     fn handle(&mut self, message: SetAction, _: &mut Self::Context) -> Self::Result {
         self.parts.reboot = message.reboot.unwrap_or(self.parts.reboot);
         self.parts.shutdown = message.shutdown.unwrap_or(self.parts.shutdown);
-        self.panic = message.panic.unwrap_or(self.panic);
+        self.parts.panic = message.panic.unwrap_or(self.parts.panic);
         Ok(())
     }
 }

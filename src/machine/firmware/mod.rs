@@ -165,7 +165,10 @@ pub fn ecall(host: &mut dyn SbiHost, a: [u64; 8]) -> SbiOutcome {
         EXT_SUSP => return system_suspend(host, function, &a),
         EXT_DBCN => debug_console(host, function, &a),
         EXT_PMU => pmu::call(host, function, &a),
-        _ => Err(SbiError::NotSupported),
+        _ => {
+            tracing::debug!(target: "unimp", "no SBI extension {extension:#x}");
+            Err(SbiError::NotSupported)
+        }
     };
     outcome(answer)
 }

@@ -48,6 +48,7 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         resume: Probe::new().recipient(),
     };
     let parts = VmParts {
+        panic: PanicAction::Shutdown,
         vcpus: vec![vcpu],
         devices: vec![device],
         clock: Arc::clone(&mocks.clock),
