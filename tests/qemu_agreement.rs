@@ -3,9 +3,10 @@
 //! is nothing to compare with, and the tests say so.
 #![allow(clippy::print_stdout)]
 
+mod oracle;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,8 +95,8 @@ impl Random {
     }
 }
 
-/// Run `program` on `cpu` at the start of RAM, with `input` 16 MiB further on, until it powers off; what it
-/// wrote to the serial port. `None` when QEMU is not installed.
+/// Run `program` on `cpu` at the start of RAM, with `input` 16 MiB further on, until it powers off;
+/// what it wrote to the serial port. `None` where there is no QEMU to compare with.
 fn qemu(cpu: &str, program: &[u8], input: &[u8]) -> Option<Vec<u8>> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = |name: &str| directory.path().join(name).display().to_string();
@@ -103,19 +104,13 @@ fn qemu(cpu: &str, program: &[u8], input: &[u8]) -> Option<Vec<u8>> {
     std::fs::write(path("input"), input).expect("room for the input");
     let loader =
         |name: &str, addr: u64| format!("loader,file={},addr={addr:#x},force-raw=on", path(name));
-    let child = Command::new("qemu-system-riscv64")
+    let mut child = oracle::qemu()?
         .args(["-M", "virt", "-m", "256M", "-bios", "none", "-cpu", cpu, "-display", "none"])
         .args(["-monitor", "none", "-serial", &format!("file:{}", path("output"))])
         .args(["-device", &loader("program", RAM_BASE), "-device", &loader("input", INPUT)])
         .stdin(Stdio::null())
-        .spawn();
-    let mut child = match child {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            println!("skipped: qemu-system-riscv64 is not installed");
-            return None;
-        }
-        child => child.expect("QEMU starts"),
-    };
+        .spawn()
+        .expect("QEMU starts");
     let deadline = Instant::now() + Duration::from_secs(120);
     while child.try_wait().expect("QEMU can be waited for").is_none() {
         if Instant::now() > deadline {

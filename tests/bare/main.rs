@@ -4,6 +4,8 @@
 
 mod cases;
 mod guest;
+#[path = "../oracle/mod.rs"]
+mod oracle;
 mod ours;
 mod qemu;
 
