@@ -197,6 +197,17 @@ impl Hart {
         Ok(Place::Ram(host.wrapping_add(offset), m.pa))
     }
 
+    /// `place` of an access that the TLB may know.
+    fn cached_place(&mut self, va: u64, width: u8, access: Access) -> Result<Place, Trap> {
+        let entry = self.tlb.table().entry(va);
+        let tag = if access == Access::Store { entry.write } else { entry.read };
+        if tag == va & PAGE_MASK {
+            let pa = entry.pa | (va & !PAGE_MASK);
+            return Ok(Place::Ram(va.wrapping_add(entry.addend) as *mut u8, pa));
+        }
+        self.place(va, width, access)
+    }
+
     /// The host address of a naturally aligned atomic access of `width` bytes.
     fn atomic_place(&mut self, va: u64, width: u8) -> Result<Place, Trap> {
         if !va.is_multiple_of(u64::from(width)) {
@@ -237,7 +248,7 @@ impl Hart {
         if !va.is_multiple_of(u64::from(width)) {
             return Err(Trap { cause: LOAD_MISALIGNED, tval: va });
         }
-        match self.place(va, width, Access::Load)? {
+        match self.cached_place(va, width, Access::Load)? {
             Place::Ram(host, pa) => {
                 let value = read_host(host, width);
                 self.state.reservation = pa;
@@ -259,7 +270,7 @@ impl Hart {
             return Ok(false);
         }
         let expected = self.state.reservation_value;
-        match self.place(va, width, Access::Store)? {
+        match self.cached_place(va, width, Access::Store)? {
             Place::Ram(_, pa) if pa != reservation => Ok(false),
             Place::Ram(host, pa) => {
                 let stored = exchange_host(host, width, expected, value).is_ok();
@@ -298,7 +309,7 @@ impl Hart {
         let size = self.env.isa.cbo_size;
         let start = va & !(size - 1);
         let fault = |t: Trap| Trap { cause: t.cause, tval: va };
-        self.place(start, 1, Access::Store).map_err(fault)?;
+        self.cached_place(start, 1, Access::Store).map_err(fault)?;
         for offset in (0..size).step_by(8) {
             self.store(start + offset, 8, 0).map_err(fault)?;
         }

@@ -18,6 +18,8 @@ const MAX_ENTRIES: usize = 8192;
 const SPACES: usize = 16;
 /// Slots of a jump cache.
 pub const JUMP_SLOTS: usize = 4096;
+/// 64-bit words of a jump cache's page filter: as many bits as slots, so that it stays sparse.
+const PAGE_FILTER_WORDS: usize = JUMP_SLOTS / 64;
 const MMIO_SLOTS: usize = 8;
 
 /// One cached translation of a RAM page. 32 bytes; translated code depends on the layout.
@@ -181,17 +183,24 @@ pub fn jump_index(pc: u64) -> usize {
 #[derive(Debug)]
 pub struct JumpCache {
     slots: Box<[JumpSlot]>,
-    /// Bloom filter over the pages that have slots, so that most page flushes cost nothing.
-    pages: u64,
+    /// One bit for each hash of a page that has slots, so that most page flushes cost nothing.
+    pages: Box<[u64; PAGE_FILTER_WORDS]>,
+    used: bool,
 }
 
 impl JumpCache {
     fn new() -> Self {
-        Self { slots: vec![NO_JUMP; JUMP_SLOTS].into_boxed_slice(), pages: 0 }
+        Self {
+            slots: vec![NO_JUMP; JUMP_SLOTS].into_boxed_slice(),
+            pages: Box::new([0; PAGE_FILTER_WORDS]),
+            used: false,
+        }
     }
 
-    fn page_bit(pc: u64) -> u64 {
-        1 << ((pc >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+    /// Word and bit of `pc`'s page in `pages`.
+    fn page_bit(pc: u64) -> (usize, u64) {
+        let hash = (pc >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (hash as usize >> 32 & (PAGE_FILTER_WORDS - 1), 1 << (hash >> 58))
     }
 
     /// Where `pc` is translated, if it is remembered.
@@ -202,20 +211,24 @@ impl JumpCache {
 
     /// Remember where `pc` is translated.
     pub fn insert(&mut self, pc: u64, code: u64) {
-        self.pages |= Self::page_bit(pc);
+        let (word, bit) = Self::page_bit(pc);
+        self.pages[word] |= bit;
+        self.used = true;
         self.slots[jump_index(pc)] = JumpSlot { pc, code };
     }
 
     /// Forget everything.
     pub fn flush(&mut self) {
-        if self.pages != 0 {
+        if self.used {
             self.slots.fill(NO_JUMP);
-            self.pages = 0;
+            self.pages.fill(0);
+            self.used = false;
         }
     }
 
     fn flush_page(&mut self, va: u64) {
-        if self.pages & Self::page_bit(va) != 0 {
+        let (word, bit) = Self::page_bit(va);
+        if self.pages[word] & bit != 0 {
             for offset in (0..4096).step_by(2) {
                 let pc = (va & PAGE_MASK) | offset;
                 let slot = &mut self.slots[jump_index(pc)];
