@@ -118,6 +118,21 @@ impl Blob {
         u128::from(self.addr) + u128::from(self.mem_size)
     }
 
+    /// The part of it that is in RAM; `None` if nothing is.
+    fn clipped(&self, ram_size: u64) -> Option<Self> {
+        let start = self.addr.max(RAM_BASE);
+        let end = self.end().min(u128::from(RAM_BASE + ram_size));
+        let mem_size = u64::try_from(end.checked_sub(u128::from(start))?).ok()?;
+        if mem_size == 0 {
+            return None;
+        }
+        let before = usize::try_from(start - self.addr).unwrap_or(usize::MAX);
+        let rest = self.bytes.get(before..).unwrap_or_default();
+        let len = rest.len().min(usize::try_from(mem_size).unwrap_or(usize::MAX));
+        let bytes = rest.get(..len).unwrap_or_default().into();
+        Some(Self { name: self.name.clone(), addr: start, bytes, mem_size })
+    }
+
     fn describe(&self) -> String {
         format!("{} (addresses {:#018x} - {:#018x})", self.name, self.addr, self.end())
     }
@@ -289,7 +304,7 @@ impl BootPlan {
     ) -> Result<Placed, LoadError> {
         // A U-Boot image says where it starts.
         let is_uboot = matches!(image, Image::UBoot { .. });
-        let (entry, blobs) = blobs_of(name, image, at);
+        let (entry, blobs) = blobs_of(name, image, at, ram_size)?;
         let mut placed = Placed { entry, low: if is_uboot { entry } else { u64::MAX }, end: 0 };
         for blob in &blobs {
             if !is_uboot {
@@ -334,7 +349,7 @@ impl BootPlan {
                     image::recognise(bytes, ElfPolicy::Any, ram_size).map_err(failed)?
                 };
                 let name = path.display().to_string();
-                let (entry, blobs) = blobs_of(&name, image, addr.unwrap_or(0));
+                let (entry, blobs) = blobs_of(&name, image, addr.unwrap_or(0), ram_size)?;
                 for blob in &blobs {
                     inside_ram(blob, ram_size)?;
                 }
@@ -424,19 +439,34 @@ struct Placed {
     end: u64,
 }
 
-/// An image's entry and pieces; raw bytes go to `at`.
-fn blobs_of(name: &str, image: Image, at: u64) -> (u64, Vec<Blob>) {
-    match image {
+/// An image's entry and pieces; raw bytes go to `at`. Parts of ELF segments that are not in RAM are
+/// left out, as in QEMU: the first segment that GNU ld makes of a program linked to the start of
+/// RAM holds the ELF header, in the page below. At least one byte is in RAM.
+fn blobs_of(
+    name: &str,
+    image: Image,
+    at: u64,
+    ram_size: u64,
+) -> Result<(u64, Vec<Blob>), LoadError> {
+    Ok(match image {
         Image::Elf(elf) => {
-            let blob = |s: image::Segment| Blob {
-                mem_size: s.mem_size,
-                ..Blob::new(
-                    format!("{name} ELF program header segment {}", s.index),
-                    s.addr,
-                    s.bytes,
-                )
-            };
-            (elf.entry, elf.segments.into_iter().map(blob).collect())
+            let mut blobs = Vec::new();
+            let mut outside = None;
+            for segment in elf.segments {
+                let name = format!("{name} ELF program header segment {}", segment.index);
+                let blob = Blob {
+                    mem_size: segment.mem_size,
+                    ..Blob::new(name, segment.addr, segment.bytes)
+                };
+                match blob.clipped(ram_size) {
+                    Some(blob) => blobs.push(blob),
+                    None => outside = inside_ram(&blob, ram_size).err(),
+                }
+            }
+            match outside {
+                Some(error) if blobs.is_empty() => return Err(error),
+                _ => (elf.entry, blobs),
+            }
         }
         Image::UBoot { load, entry, bytes } => (entry, vec![Blob::new(name, load, bytes)]),
         Image::Hex(hex) => {
@@ -446,7 +476,7 @@ fn blobs_of(name: &str, image: Image, at: u64) -> (u64, Vec<Blob>) {
         Image::Raw { bytes, mem_size } => {
             (at, vec![Blob { mem_size, ..Blob::new(name, at, bytes) }])
         }
-    }
+    })
 }
 
 /// The end of a blob that lies inside RAM.

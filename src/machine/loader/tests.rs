@@ -215,6 +215,34 @@ fn a_reset_gets_a_new_seed() {
 }
 
 #[test]
+fn parts_of_elf_segments_outside_ram_are_left_out() {
+    let end = RAM_BASE + 4 * MIB;
+    let files = Files::new();
+    let path = files.file(
+        "parts.elf",
+        &elf64(
+            2,
+            243,
+            RAM_BASE,
+            &[
+                (RAM_BASE - 4, RAM_BASE - 4, b"headcode", 8),
+                (0x1000, 0x1000, b"away", 4),
+                (end - 2, end - 2, b"tail", 0x1000),
+            ],
+        ),
+    );
+    let firmware = Firmware::File(path);
+    let plan = BootPlan::prepare(request(4 * MIB, &firmware)).unwrap();
+    assert_eq!(plan.entry, RAM_BASE);
+    let ram = GuestRam::new(RAM_BASE, 4 * MIB).unwrap();
+    plan.install(&ram).unwrap();
+    let (mut code, mut tail) = ([0; 4], [0; 2]);
+    ram.read(RAM_BASE, &mut code).unwrap();
+    ram.read(end - 2, &mut tail).unwrap();
+    assert_eq!((&code, &tail), (b"code", b"ta"));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_in_words() {
     let files = Files::new();
     let raw = files.file("raw", &[1; 0x1000]);
