@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::hart::{Hart, Trap};
-use super::mmu::{self, Access};
+use super::mmu::{self, Access, Mapping};
 use super::pmp;
 use super::state::{NO_RESERVATION, Privilege};
 use super::tlb::{INVALID_TAG, PAGE_MASK, TlbEntry};
@@ -48,18 +48,17 @@ impl Hart {
     }
 
     fn fetch_address(&mut self, pc: u64) -> Result<u64, Trap> {
-        self.fetch_place(pc).map(|(pa, _)| pa)
+        self.fetch_place(pc).map(|m| m.pa)
     }
 
-    /// Physical address that fetches at `pc` come from, with execute permission checked, and
-    /// whether that permission holds for the whole 4 KiB page.
-    pub fn fetch_place(&mut self, pc: u64) -> Result<(u64, bool), Trap> {
+    /// The mapping that fetches at `pc` go through, with execute permission checked.
+    pub fn fetch_place(&mut self, pc: u64) -> Result<Mapping, Trap> {
         let privilege = self.state.privilege;
         let m = mmu::translate(self, pc, Access::Fetch, privilege, false, false)?;
         if !m.pmp_uniform && !self.pmp_allows(m.pa, 2, Access::Fetch, privilege) {
             return Err(Trap { cause: Access::Fetch.access_fault(), tval: pc });
         }
-        Ok((m.pa, m.pmp_uniform))
+        Ok(m)
     }
 
     fn pmp_allows(&self, pa: u64, len: u64, access: Access, privilege: Privilege) -> bool {

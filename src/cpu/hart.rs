@@ -1,10 +1,12 @@
 //! One hart with everything it reaches: state, interrupt lines, memory, bus, clock.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::inbox::{CacheRequest, HartInbox, Peers};
 use super::irq::HartIrq;
 use super::isa::IsaConfig;
+use super::pmp;
 use super::state::{HartState, Privilege};
 use super::tlb::{DataMode, TlbSet};
 use crate::actors::outlet::Outlet;
@@ -56,6 +58,8 @@ pub struct Hart {
     /// The trap that made translated code stop, with the pc of its instruction in `state.pc`.
     pub pending_trap: Option<Trap>,
     mxr: bool,
+    /// Where PMP was last asked about.
+    pmp_window: Cell<pmp::Window>,
 }
 
 /// See `Hart::unsettled_code`.
@@ -84,6 +88,7 @@ impl Hart {
             unsettled_code: Vec::new(),
             pending_trap: None,
             mxr: false,
+            pmp_window: Cell::new(pmp::Window::EMPTY),
         };
         hart.context_changed();
         hart
@@ -140,7 +145,18 @@ impl Hart {
 
     /// PMP, or an enable that changes what page tables mean, changed: forget all translations.
     pub fn translations_changed(&mut self) {
+        self.pmp_window.set(pmp::Window::EMPTY);
         self.tlb.flush_all();
+    }
+
+    /// What PMP allows below M-mode for all of `pa..pa+len`; `None` when not all of it is alike.
+    pub fn pmp_below_machine(&self, pa: u64, len: u64) -> Option<u8> {
+        let mut window = self.pmp_window.get();
+        if !window.holds(pa, len) {
+            window = pmp::Window::around(&self.state, self.env.isa.pmp_entries, pa);
+            self.pmp_window.set(window);
+        }
+        window.holds(pa, len).then(|| window.allowed())
     }
 
     /// `sfence.vma` on this hart.

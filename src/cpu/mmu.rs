@@ -68,6 +68,7 @@ const N: u64 = 1 << 63;
 
 const PTE_SIZE: u64 = 8;
 const PAGE_SHIFT: u32 = 12;
+const PAGE_BYTES: u64 = 1 << PAGE_SHIFT;
 const VPN_BITS: u32 = 9;
 
 /// Translate the access to `va` by `privilege`; `sum` and `mxr` are the bits of `mstatus`. Sets
@@ -107,15 +108,13 @@ pub fn translate(
 /// Apply PMP to the page of a mapping; `None` when it forbids the access for the whole page.
 fn protect(hart: &Hart, mapping: Mapping, access: Access, privilege: Privilege) -> Option<Mapping> {
     let entries = hart.env.isa.pmp_entries;
-    let Some(allowed) = pmp::page_permissions(&hart.state, entries, mapping.pa, privilege) else {
+    let page = mapping.pa & !(PAGE_BYTES - 1);
+    let known = hart.pmp_below_machine(page, PAGE_BYTES).filter(|_| privilege != Privilege::Machine);
+    let page_wide = || pmp::page_permissions(&hart.state, entries, mapping.pa, privilege);
+    let Some(allowed) = known.or_else(page_wide) else {
         return Some(Mapping { pmp_uniform: false, ..mapping });
     };
-    let needed = match access {
-        Access::Fetch => pmp::EXECUTE,
-        Access::Load => pmp::READ,
-        Access::Store => pmp::WRITE,
-    };
-    (allowed & needed != 0).then_some(Mapping {
+    (allowed & pmp::bit(access) != 0).then_some(Mapping {
         read: mapping.read && allowed & pmp::READ != 0,
         write: mapping.write && allowed & pmp::WRITE != 0,
         execute: mapping.execute && allowed & pmp::EXECUTE != 0,
@@ -194,7 +193,11 @@ fn walk(
 fn read_entry(hart: &Hart, address: u64) -> Result<u64, Fault> {
     let entries = hart.env.isa.pmp_entries;
     let supervisor = Privilege::Supervisor;
-    if !pmp::check(&hart.state, entries, address, PTE_SIZE, Access::Load, supervisor) {
+    let allowed = match hart.pmp_below_machine(address, PTE_SIZE) {
+        Some(allowed) => allowed & pmp::READ != 0,
+        None => pmp::check(&hart.state, entries, address, PTE_SIZE, Access::Load, supervisor),
+    };
+    if !allowed {
         return Err(Fault::Access);
     }
     // Where nothing answers, QEMU's walk ends in a page fault; the spec leaves it to the PMAs.

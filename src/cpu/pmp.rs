@@ -80,7 +80,7 @@ fn unmatched(state: &HartState, privilege: Privilege) -> u8 {
     }
 }
 
-fn bit(access: Access) -> u8 {
+pub(super) fn bit(access: Access) -> u8 {
     match access {
         Access::Fetch => EXECUTE,
         Access::Load => READ,
@@ -137,6 +137,55 @@ pub fn page_permissions(
         }
     }
     Some(unmatched(state, privilege))
+}
+
+/// Addresses around a byte for which PMP gives one answer below M-mode.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    start: u64,
+    last: u64,
+    allowed: u8,
+}
+
+impl Window {
+    /// A window that holds nothing.
+    pub const EMPTY: Self = Self { start: 1, last: 0, allowed: 0 };
+
+    /// The widest window around `pa`.
+    pub fn around(state: &HartState, entries: usize, pa: u64) -> Self {
+        if entries == 0 {
+            return Self { start: 0, last: u64::MAX, allowed: RWX };
+        }
+        let mut window = Self {
+            start: 0,
+            last: u64::MAX,
+            allowed: unmatched(state, Privilege::Supervisor),
+        };
+        for i in 0..entries.min(PMP_ENTRIES) {
+            let Some((start, end)) = range(state, i) else { continue };
+            if end < pa {
+                window.start = window.start.max(end + 1);
+            } else if start > pa {
+                window.last = window.last.min(start - 1);
+            } else {
+                window.start = window.start.max(start);
+                window.last = window.last.min(end);
+                window.allowed = permissions(state, state.pmpcfg[i], Privilege::Supervisor);
+                break;
+            }
+        }
+        window
+    }
+
+    /// True when all of `pa..pa+len` is in the window.
+    pub fn holds(&self, pa: u64, len: u64) -> bool {
+        pa >= self.start && pa <= self.last && len - 1 <= self.last - pa
+    }
+
+    /// The permissions (`READ`, `WRITE`, `EXECUTE`) in the window.
+    pub fn allowed(&self) -> u8 {
+        self.allowed
+    }
 }
 
 /// True when some entry is in use (QEMU lets nothing below M-mode run before one is).

@@ -179,10 +179,24 @@ pub fn jump_index(pc: u64) -> usize {
     ((pc >> 1) ^ (pc >> 12)) as usize & (JUMP_SLOTS - 1)
 }
 
-/// A direct-mapped cache from virtual pc to translated code.
+/// A cached translation of a page that code is fetched from.
+#[derive(Debug, Clone, Copy)]
+struct FetchEntry {
+    va: u64,
+    pa: u64,
+}
+
+const NO_FETCH: FetchEntry = FetchEntry { va: INVALID_TAG, pa: 0 };
+const FETCH_SLOTS: usize = 256;
+
+/// A direct-mapped cache from virtual pc to translated code, and from page to physical page for
+/// the pcs it does not know.
 #[derive(Debug)]
 pub struct JumpCache {
     slots: Box<[JumpSlot]>,
+    fetches: Box<[FetchEntry]>,
+    /// As `Table::large`.
+    large: (u64, u64),
     /// One bit for each hash of a page that has slots, so that most page flushes cost nothing.
     pages: Box<[u64; PAGE_FILTER_WORDS]>,
     used: bool,
@@ -192,9 +206,35 @@ impl JumpCache {
     fn new() -> Self {
         Self {
             slots: vec![NO_JUMP; JUMP_SLOTS].into_boxed_slice(),
+            fetches: vec![NO_FETCH; FETCH_SLOTS].into_boxed_slice(),
+            large: (u64::MAX, 0),
             pages: Box::new([0; PAGE_FILTER_WORDS]),
             used: false,
         }
+    }
+
+    /// The physical address of `pc`, if its page is cached.
+    pub fn fetch(&self, pc: u64) -> Option<u64> {
+        let e = &self.fetches[(pc >> 12) as usize % FETCH_SLOTS];
+        (e.va == pc & PAGE_MASK).then_some(e.pa | (pc & !PAGE_MASK))
+    }
+
+    /// Remember that all of the page of `pc` may be executed, and where it is.
+    pub fn insert_fetch(&mut self, pc: u64, pa: u64, page_size: u64) {
+        if page_size > 4096 {
+            let start = pc & !(page_size - 1);
+            self.large.0 = self.large.0.min(start);
+            self.large.1 = self.large.1.max(start | (page_size - 1));
+        }
+        self.mark(pc);
+        self.fetches[(pc >> 12) as usize % FETCH_SLOTS] =
+            FetchEntry { va: pc & PAGE_MASK, pa: pa & PAGE_MASK };
+    }
+
+    fn mark(&mut self, pc: u64) {
+        let (word, bit) = Self::page_bit(pc);
+        self.pages[word] |= bit;
+        self.used = true;
     }
 
     /// Word and bit of `pc`'s page in `pages`.
@@ -211,24 +251,37 @@ impl JumpCache {
 
     /// Remember where `pc` is translated.
     pub fn insert(&mut self, pc: u64, code: u64) {
-        let (word, bit) = Self::page_bit(pc);
-        self.pages[word] |= bit;
-        self.used = true;
+        self.mark(pc);
         self.slots[jump_index(pc)] = JumpSlot { pc, code };
     }
 
     /// Forget everything.
-    pub fn flush(&mut self) {
+    fn flush(&mut self) {
         if self.used {
             self.slots.fill(NO_JUMP);
+            self.fetches.fill(NO_FETCH);
+            self.large = (u64::MAX, 0);
             self.pages.fill(0);
             self.used = false;
         }
     }
 
+    /// Forget where code is, but not which pages it comes from.
+    fn flush_code(&mut self) {
+        self.slots.fill(NO_JUMP);
+    }
+
     fn flush_page(&mut self, va: u64) {
+        if va >= self.large.0 && va <= self.large.1 {
+            self.flush();
+            return;
+        }
         let (word, bit) = Self::page_bit(va);
         if self.pages[word] & bit != 0 {
+            let fetch = &mut self.fetches[(va >> 12) as usize % FETCH_SLOTS];
+            if fetch.va == va & PAGE_MASK {
+                *fetch = NO_FETCH;
+            }
             for offset in (0..4096).step_by(2) {
                 let pc = (va & PAGE_MASK) | offset;
                 let slot = &mut self.slots[jump_index(pc)];
@@ -254,15 +307,32 @@ pub enum DataMode {
 struct Space {
     satp: u64,
     last_used: u64,
+    /// How many entries of the fence log have been applied.
+    fences_seen: u64,
+    /// Everything must go before this space is used again.
+    stale: bool,
     tables: [Table; 4],
     jumps: [JumpCache; 3],
 }
+
+/// A `sfence.vma` of one page, for the spaces that are not in use: they apply it when they are
+/// selected, so that a fence costs the same however many spaces there are.
+#[derive(Debug, Clone, Copy)]
+struct PageFence {
+    va: u64,
+    asid: Option<u16>,
+}
+
+/// Page fences after which a space that has not applied them is flushed whole.
+const FENCE_LOG: usize = 128;
 
 impl Space {
     fn new(satp: u64) -> Self {
         Self {
             satp,
             last_used: 0,
+            fences_seen: 0,
+            stale: false,
             tables: std::array::from_fn(|_| Table::new()),
             jumps: std::array::from_fn(|_| JumpCache::new()),
         }
@@ -271,6 +341,12 @@ impl Space {
     fn flush(&mut self) {
         self.tables.iter_mut().for_each(Table::flush);
         self.jumps.iter_mut().for_each(JumpCache::flush);
+        self.stale = false;
+    }
+
+    fn flush_page(&mut self, va: u64) {
+        self.tables.iter_mut().filter(|t| t.used).for_each(|t| t.flush_page(va));
+        self.jumps.iter_mut().for_each(|j| j.flush_page(va));
     }
 
     fn asid(&self) -> u16 {
@@ -298,6 +374,9 @@ pub struct TlbSet {
     clock: u64,
     /// One bit a RAM page: a write entry for it may exist.
     writable: Vec<u64>,
+    fences: Vec<PageFence>,
+    /// Fences that were in the log before it was last emptied.
+    fences_before: u64,
     pub stats: TlbStats,
 }
 
@@ -311,6 +390,8 @@ impl TlbSet {
             fetch: 2,
             clock: 0,
             writable: vec![0; ram_pages.div_ceil(64) as usize],
+            fences: Vec::with_capacity(FENCE_LOG),
+            fences_before: 0,
             stats: TlbStats::default(),
         }
     }
@@ -332,19 +413,39 @@ impl TlbSet {
             Some(i) => i,
             None if self.spaces.len() < SPACES => {
                 self.spaces.push(Space::new(satp));
-                self.spaces.len() - 1
+                let last = self.spaces.len() - 1;
+                self.spaces[last].fences_seen = self.fences_before + self.fences.len() as u64;
+                last
             }
             None => {
                 self.stats.space_evictions += 1;
                 let oldest = (0..self.spaces.len())
                     .min_by_key(|&i| self.spaces[i].last_used)
                     .unwrap_or_default();
-                self.spaces[oldest].flush();
+                self.spaces[oldest].stale = true;
                 self.spaces[oldest].satp = satp;
                 oldest
             }
         };
         self.spaces[self.current].last_used = self.clock;
+        self.catch_up();
+    }
+
+    /// Apply to the current space the fences it missed.
+    fn catch_up(&mut self) {
+        let space = &mut self.spaces[self.current];
+        let missed_all = space.fences_seen < self.fences_before;
+        if space.stale || missed_all {
+            space.flush();
+        } else {
+            let from = (space.fences_seen - self.fences_before) as usize;
+            for fence in self.fences.get(from..).unwrap_or_default() {
+                if fence.asid.is_none_or(|a| a == space.asid()) {
+                    space.flush_page(fence.va);
+                }
+            }
+        }
+        space.fences_seen = self.fences_before + self.fences.len() as u64;
     }
 
     /// The table data accesses use now.
@@ -396,30 +497,39 @@ impl TlbSet {
     /// Drop everything.
     pub fn flush_all(&mut self) {
         self.stats.flushes += 1;
-        self.spaces.iter_mut().for_each(Space::flush);
-        self.writable.fill(0);
+        self.spaces.iter_mut().for_each(|s| s.stale = true);
+        self.spaces[self.current].flush();
     }
 
     /// Drop every jump-cache entry (translated code is about to go).
     pub fn flush_jumps(&mut self) {
-        self.spaces.iter_mut().flat_map(|s| &mut s.jumps).for_each(JumpCache::flush);
+        self.spaces.iter_mut().flat_map(|s| &mut s.jumps).for_each(JumpCache::flush_code);
     }
 
     /// `sfence.vma`: drop translations of one page or of all, of one address space or of all.
     pub fn fence(&mut self, va: Option<u64>, asid: Option<u16>) {
-        match va {
-            Some(_) => self.stats.page_flushes += 1,
-            None => self.stats.flushes += 1,
-        }
-        let spaces = self.spaces.iter_mut().filter(|s| asid.is_none_or(|a| s.asid() == a));
-        for space in spaces {
-            match va {
-                Some(va) => {
-                    space.tables.iter_mut().filter(|t| t.used).for_each(|t| t.flush_page(va));
-                    space.jumps.iter_mut().for_each(|j| j.flush_page(va));
-                }
-                None => space.flush(),
+        let concerned = |space: &Space| asid.is_none_or(|a| space.asid() == a);
+        let Some(va) = va else {
+            self.stats.flushes += 1;
+            let concerned = self.spaces.iter_mut().filter(|s| concerned(s));
+            concerned.for_each(|s| s.stale = true);
+            let current = &mut self.spaces[self.current];
+            if current.stale {
+                current.flush();
             }
+            return;
+        };
+        self.stats.page_flushes += 1;
+        if self.fences.len() == FENCE_LOG {
+            self.fences_before += FENCE_LOG as u64;
+            self.fences.clear();
+        }
+        self.fences.push(PageFence { va, asid });
+        let seen = self.fences_before + self.fences.len() as u64;
+        let current = &mut self.spaces[self.current];
+        current.fences_seen = seen;
+        if concerned(current) {
+            current.flush_page(va);
         }
     }
 
@@ -495,6 +605,39 @@ mod tests {
         assert!(moved);
         assert_eq!(t.table().entry(511 << 12).read, 511 << 12);
         assert_eq!(t.table().entry(0).read, 0);
+    }
+
+    #[test]
+    fn a_space_applies_the_fences_it_missed() {
+        let mut t = TlbSet::new(1024);
+        let (a, b) = (8 << 60 | 1 << 44, 8 << 60 | 2 << 44);
+        let user = |t: &mut TlbSet, satp| t.select(satp, DataMode::User, Privilege::User);
+        user(&mut t, a);
+        for page in [0x5000, 0x6000, 0x7000] {
+            t.insert(page, 4096, entry(page, 0x8000_0000), 0);
+        }
+        t.jump_cache_mut().insert_fetch(0x6010, 0x8000_0000, 4096);
+        user(&mut t, b);
+        t.fence(Some(0x5000), None);
+        t.fence(Some(0x6000), Some(1));
+        t.fence(Some(0x7000), Some(9));
+        user(&mut t, a);
+        let hits = |t: &TlbSet, va: u64| t.table().entry(va).read == va;
+        assert_eq!((hits(&t, 0x5000), hits(&t, 0x6000), hits(&t, 0x7000)), (false, false, true));
+        assert_eq!(t.jump_cache().fetch(0x6010), None);
+        user(&mut t, b);
+        for i in 0..1000u64 {
+            t.fence(Some(i << 20), Some(9));
+        }
+        user(&mut t, a);
+        assert!(!hits(&t, 0x7000), "a space that missed too many fences is flushed");
+        user(&mut t, b);
+        t.fence(None, Some(1));
+        t.insert(0x5000, 4096, entry(0x5000, 0x8000_0000), 0);
+        user(&mut t, a);
+        assert!(!hits(&t, 0x5000));
+        user(&mut t, b);
+        assert!(hits(&t, 0x5000));
     }
 
     #[test]
