@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use super::csr::bits::ENVCFG_CBZE;
 use super::inbox::{CacheRequest, HartInbox, Peers};
 use super::irq::HartIrq;
 use super::isa::IsaConfig;
@@ -133,10 +134,12 @@ impl Hart {
     pub fn refresh_links(&mut self) {
         let (base, mask) = self.tlb.table().inline_view();
         let jumps = self.tlb.jump_view();
+        let cbo_zero = u32::from(super::system::cache_enabled(self, ENVCFG_CBZE));
         let s = &mut self.state;
         s.jit.tlb = base;
         s.jit.tlb_mask = mask;
         s.jit.jump_cache = jumps;
+        s.jit.cbo_zero = cbo_zero;
         s.jit.fp_inline = u32::from(s.mstatus & MSTATUS_FS != 0 && s.frm < 4);
         // MXCSR.RC orders the modes nearest, down, up, zero; frm: nearest, zero, down, up.
         let rounding = [0, 3, 1, 2].get(usize::from(s.frm)).copied().unwrap_or(0);

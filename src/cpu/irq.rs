@@ -14,20 +14,26 @@ pub const SEIP: u64 = 1 << 9;
 pub const MEIP: u64 = 1 << 11;
 pub const LCOFIP: u64 = 1 << 13;
 
-/// Shared between a hart's thread and everything that interrupts it.
+/// Shared between a hart's thread and everything that interrupts it. Translated code finds the
+/// pending bits beside the exit flag.
+#[repr(C)]
 #[derive(Debug, Default)]
 pub struct HartIrq {
+    /// Polled by translated code at back edges and indirect jumps: non-zero asks for a return to
+    /// the run loop.
+    exit: AtomicU32,
     /// `mip` bits driven by wires: MSIP, MTIP, MEIP, SEIP, and STIP under Sstc.
     lines: AtomicU64,
     /// `mip` bits that software set: SSIP, STIP, SEIP, LCOFIP.
     soft: AtomicU64,
-    /// Polled by translated code at back edges and indirect jumps: non-zero asks for a return to
-    /// the run loop.
-    exit: AtomicU32,
     thread: OnceLock<Thread>,
 }
 
 impl HartIrq {
+    /// Offsets from `exit_flag` of the two halves of `pending`.
+    pub const LINES_OFFSET: usize = std::mem::offset_of!(Self, lines);
+    pub const SOFT_OFFSET: usize = std::mem::offset_of!(Self, soft);
+
     /// The value `mip` reads as.
     pub fn pending(&self) -> u64 {
         self.lines.load(Ordering::Acquire) | self.soft.load(Ordering::Acquire)

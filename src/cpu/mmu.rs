@@ -109,7 +109,8 @@ pub fn translate(
 fn protect(hart: &Hart, mapping: Mapping, access: Access, privilege: Privilege) -> Option<Mapping> {
     let entries = hart.env.isa.pmp_entries;
     let page = mapping.pa & !(PAGE_BYTES - 1);
-    let known = hart.pmp_below_machine(page, PAGE_BYTES).filter(|_| privilege != Privilege::Machine);
+    let known =
+        hart.pmp_below_machine(page, PAGE_BYTES).filter(|_| privilege != Privilege::Machine);
     let page_wide = || pmp::page_permissions(&hart.state, entries, mapping.pa, privilege);
     let Some(allowed) = known.or_else(page_wide) else {
         return Some(Mapping { pmp_uniform: false, ..mapping });

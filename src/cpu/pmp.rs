@@ -156,11 +156,8 @@ impl Window {
         if entries == 0 {
             return Self { start: 0, last: u64::MAX, allowed: RWX };
         }
-        let mut window = Self {
-            start: 0,
-            last: u64::MAX,
-            allowed: unmatched(state, Privilege::Supervisor),
-        };
+        let mut window =
+            Self { start: 0, last: u64::MAX, allowed: unmatched(state, Privilege::Supervisor) };
         for i in 0..entries.min(PMP_ENTRIES) {
             let Some((start, end)) = range(state, i) else { continue };
             if end < pa {

@@ -153,6 +153,9 @@ pub struct JitLinks {
     pub fp_inline: u32,
     /// MXCSR while guest code runs: the guest's rounding mode and sticky flags.
     pub guest_mxcsr: u32,
+    /// Non-zero when `cbo.zero` is allowed in this mode.
+    pub cbo_zero: u32,
+    pub reserved: u32,
     /// The `Hart` that helpers are called with.
     pub hart: usize,
 }
@@ -179,6 +182,8 @@ impl Default for JitLinks {
             pc_offset: 0,
             fp_inline: 0,
             guest_mxcsr: 0x1f80,
+            cbo_zero: 0,
+            reserved: 0,
             hart: 0,
         }
     }

@@ -104,7 +104,7 @@ fn fences_allowed(hart: &Hart) -> bool {
 
 /// Cache-block instructions need their enable in the configuration of every higher mode (CMO spec
 /// 2.4).
-fn cache_enabled(hart: &Hart, field: u64) -> bool {
+pub fn cache_enabled(hart: &Hart, field: u64) -> bool {
     let s = &hart.state;
     let by_machine = s.privilege == Privilege::Machine || s.menvcfg & field != 0;
     let by_supervisor = s.privilege != Privilege::User || !hart.env.isa.s || s.senvcfg & field != 0;

@@ -107,10 +107,48 @@ field!(EXIT_FLAG, jit, JitLinks, exit_flag);
 field!(PC_OFFSET, jit, JitLinks, pc_offset);
 field!(FP_INLINE, jit, JitLinks, fp_inline);
 field!(GUEST_MXCSR, jit, JitLinks, guest_mxcsr);
+field!(CBO_ZERO, jit, JitLinks, cbo_zero);
 field!(HART, jit, JitLinks, hart);
 field!(EXIT_REASON, exit, JitExit, reason);
 field!(EXIT_DATA, exit, JitExit, data);
 field!(HOST_MXCSR, exit, JitExit, host_mxcsr);
+/// Displacement from `rbp` of `mie`.
+pub const MIE: i32 = offset_of!(HartState, mie) as i32 - BIAS;
+/// Displacement from `rbp` of `privilege`.
+pub const PRIVILEGE: i32 = offset_of!(HartState, privilege) as i32 - BIAS;
+/// Displacement from `rbp` of `reservation`.
+pub const RESERVATION: i32 = offset_of!(HartState, reservation) as i32 - BIAS;
+/// Displacement from `rbp` of `reservation_value`.
+pub const RESERVATION_VALUE: i32 = offset_of!(HartState, reservation_value) as i32 - BIAS;
+
+/// A CSR that is a plain field of the state, for modes of at least `mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainCsr {
+    pub home: i32,
+    pub mode: i8,
+    /// Bits that a write stores.
+    pub mask: i64,
+}
+
+/// The plain CSR of this number, if it is one. With 16-bit instructions bit 0 of an `xepc` is
+/// always clear.
+pub fn plain_csr(number: u16) -> Option<PlainCsr> {
+    const S: i8 = 1;
+    const M: i8 = 3;
+    let (home, mode, mask) = match number {
+        0x140 => (offset_of!(HartState, sscratch), S, -1),
+        0x141 => (offset_of!(HartState, sepc), S, !1),
+        0x142 => (offset_of!(HartState, scause), S, -1),
+        0x143 => (offset_of!(HartState, stval), S, -1),
+        0x340 => (offset_of!(HartState, mscratch), M, -1),
+        0x341 => (offset_of!(HartState, mepc), M, !1),
+        0x342 => (offset_of!(HartState, mcause), M, -1),
+        0x343 => (offset_of!(HartState, mtval), M, -1),
+        _ => return None,
+    };
+    Some(PlainCsr { home: home as i32 - BIAS, mode, mask })
+}
+
 /// Displacement from `rbp`.
 pub const PC: i32 = offset_of!(HartState, pc) as i32 - BIAS;
 /// Displacement from `rbp`.

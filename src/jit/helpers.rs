@@ -71,13 +71,7 @@ pub unsafe extern "sysv64" fn interpret(hart: *mut Hart, insn: *const Insn) -> u
     let (hart, insn) = unsafe { (&mut *hart, &*insn) };
     hart.state.pc = pc(hart);
     match interpret::execute(hart, insn) {
-        Ok(()) => {
-            // Interrupts may have been enabled, or the hart may wait now: have it looked at.
-            if hart.state.waiting || hart.env.irq.pending() & hart.state.mie != 0 {
-                hart.env.irq.request_exit();
-            }
-            0
-        }
+        Ok(()) => 0,
         Err(trap) => trapped(hart, trap),
     }
 }

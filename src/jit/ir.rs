@@ -1,6 +1,7 @@
 //! The intermediate representation: a list of operations on guest registers for one superblock
 //! (one entry, many exits). Register 0 is never an operand: it reads as `Operand::Imm(0)`.
 
+use super::allocate::PlainCsr;
 use crate::cpu::insn::Insn;
 
 /// A source: a guest integer register (1–31) or a constant.
@@ -269,6 +270,36 @@ pub enum Ir {
         a: Operand,
     },
     Fence,
+    /// Read a plain CSR and, with `src`, write it.
+    Csr {
+        csr: PlainCsr,
+        dst: u8,
+        src: Option<Operand>,
+        slow: Insn,
+    },
+    /// Set or clear `sstatus.SIE`; `dst` gets the old `sstatus`.
+    Sie {
+        set: bool,
+        dst: u8,
+        slow: Insn,
+    },
+    CboZero {
+        base: Operand,
+        slow: Insn,
+    },
+    LoadReserved {
+        dst: u8,
+        base: Operand,
+        width: u8,
+        slow: Insn,
+    },
+    StoreConditional {
+        dst: u8,
+        base: Operand,
+        src: Operand,
+        width: u8,
+        slow: Insn,
+    },
     /// Run one instruction by the interpreter and go on.
     Interpret {
         insn: Insn,
@@ -327,6 +358,10 @@ impl Ir {
             | Self::Unary { dst, .. }
             | Self::Load { dst, .. }
             | Self::Amo { dst, .. }
+            | Self::Csr { dst, .. }
+            | Self::Sie { dst, .. }
+            | Self::LoadReserved { dst, .. }
+            | Self::StoreConditional { dst, .. }
             | Self::FpCompare { dst, .. }
             | Self::FpToInt { dst, .. }
             | Self::FpToBits { dst, .. } => (dst != 0).then_some(dst),

@@ -1,6 +1,7 @@
 //! Guest code → IR. A block starts at one address and follows the fall-through of conditional
 //! branches and forward jumps inside its page, so it is a superblock with side exits.
 
+use super::allocate::plain_csr;
 use super::ir::{AluOp, AmoOp, Block, Cond, Ir, Operand, Step, Target, UnaryOp};
 use super::optimise::{fold, fold_unary};
 use crate::cpu::decode::decode;
@@ -162,6 +163,18 @@ impl Translator<'_> {
         Flow::Next
     }
 
+    fn load_reserved(&mut self, insn: &Insn, width: u8) -> Flow {
+        let base = self.src(insn.rs1);
+        self.emit(Ir::LoadReserved { dst: insn.rd, base, width, slow: *insn });
+        Flow::Next
+    }
+
+    fn store_conditional(&mut self, insn: &Insn, width: u8) -> Flow {
+        let (base, src) = (self.src(insn.rs1), self.src(insn.rs2));
+        self.emit(Ir::StoreConditional { dst: insn.rd, base, src, width, slow: *insn });
+        Flow::Next
+    }
+
     fn branch(&mut self, cond: Cond, insn: &Insn) -> Flow {
         let (a, b) = (self.src(insn.rs1), self.src(insn.rs2));
         let to = i64::from(self.offset) + i64::from(insn.imm);
@@ -228,9 +241,34 @@ impl Translator<'_> {
         if writes && remaps {
             return self.interpret_and_leave(insn);
         }
+        if let Some(ir) = self.inline_csr(insn, writes) {
+            self.emit(ir);
+            return Flow::Next;
+        }
         self.fp_guarded = false;
         self.fp_dirty = false;
         self.interpret(insn)
+    }
+
+    /// The CSR accesses that trap handlers and locks are made of.
+    fn inline_csr(&self, insn: &Insn, writes: bool) -> Option<Ir> {
+        const SSTATUS: i32 = 0x100;
+        const SIE: u8 = 1 << 1;
+        if !self.isa.c || !self.isa.s {
+            return None;
+        }
+        let number = insn.imm & 0xfff;
+        if number == SSTATUS && insn.rs1 == SIE && matches!(insn.op, Op::Csrrsi | Op::Csrrci) {
+            let set = insn.op == Op::Csrrsi;
+            return Some(Ir::Sie { set, dst: insn.rd, slow: *insn });
+        }
+        let csr = plain_csr(number as u16)?;
+        let src = match insn.op {
+            Op::Csrrw => Some(self.src(insn.rs1)),
+            _ if !writes => None,
+            _ => return None,
+        };
+        Some(Ir::Csr { csr, dst: insn.rd, src, slow: *insn })
     }
 
     fn insn(&mut self, insn: &Insn) -> Flow {
@@ -289,7 +327,15 @@ impl Translator<'_> {
             O::Bclri => self.reg_imm(A::Bclr, insn),
             O::Binvi => self.reg_imm(A::Binv, insn),
             O::Bexti => self.reg_imm(A::Bext, insn),
-            O::LrW | O::LrD | O::ScW | O::ScD => self.interpret(insn),
+            O::LrW => self.load_reserved(insn, 4),
+            O::LrD => self.load_reserved(insn, 8),
+            O::ScW => self.store_conditional(insn, 4),
+            O::ScD => self.store_conditional(insn, 8),
+            O::CboZero if self.isa.cbo_size == 64 => {
+                let base = self.src(insn.rs1);
+                self.emit(Ir::CboZero { base, slow: *insn });
+                Flow::Next
+            }
             O::AmoSwapW => self.amo(AmoOp::Swap, 4, insn),
             O::AmoSwapD => self.amo(AmoOp::Swap, 8, insn),
             O::AmoAddW => self.amo(AmoOp::Add, 4, insn),

@@ -34,6 +34,8 @@ const DELEGABLE_EXCEPTIONS: u64 = 0x00f4_bfff;
 /// What a write of `mstatus` can change, FS apart.
 const MSTATUS_WRITABLE: u64 =
     bits::SIE | bits::MIE | SPIE | MPIE | SPP | MPP | MPRV | SUM | MXR | TVM | TW | TSR;
+/// The part of `mstatus`, with SD made up, that `sstatus` shows.
+pub const SSTATUS_READABLE: u64 = SSTATUS_WRITABLE | FS | UXL | SD;
 /// The part of `mstatus` that `sstatus` writes, FS apart.
 const SSTATUS_WRITABLE: u64 = bits::SIE | SPIE | SPP | SUM | MXR;
 /// Bits whose change alters how instructions execute or memory is accessed.
@@ -93,7 +95,7 @@ pub(super) fn get(hart: &mut Hart, csr: u16) -> u64 {
         FRM => s.frm.into(),
         FCSR => u64::from(s.frm) << 5 | u64::from(hart.fflags()),
         SEED => seed(),
-        SSTATUS => with_sd(s.mstatus) & (SSTATUS_WRITABLE | FS | UXL | SD),
+        SSTATUS => with_sd(s.mstatus) & SSTATUS_READABLE,
         number::SIE => s.mie & s.mideleg & SUPERVISOR_VIEW,
         STVEC => s.stvec,
         SCOUNTEREN => s.scounteren,
@@ -173,6 +175,7 @@ pub(super) fn set(hart: &mut Hart, csr: u16, value: u64) {
         SENVCFG => {
             let mask = ENVCFG_FIOM | ENVCFG_CBIE | ENVCFG_CBCFE | ENVCFG_CBZE;
             hart.state.senvcfg = value & mask;
+            hart.context_changed();
         }
         SSCRATCH => hart.state.sscratch = value,
         SEPC => hart.state.sepc = value & epc_mask(hart),
@@ -314,6 +317,7 @@ fn set_menvcfg(hart: &mut Hart, value: u64) {
     let old = hart.state.menvcfg;
     let new = old & !mask | value & mask;
     hart.state.menvcfg = new;
+    hart.context_changed();
     if (old ^ new) & (MENVCFG_ADUE | MENVCFG_PBMTE) != 0 {
         hart.translations_changed();
     }

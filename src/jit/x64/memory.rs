@@ -238,6 +238,85 @@ impl Emitter<'_> {
         asm!(self ; =>back);
     }
 
+    /// `cbo.zero` of a block of 64 bytes.
+    pub(super) fn cbo_zero(&mut self, base: Operand, slow: &Insn) {
+        let (at, back) = self.slow_path(slow);
+        let d = allocate::CBO_ZERO;
+        asm!(self ; cmp DWORD [DWORD rbp + d], 0 ; je =>at);
+        self.address(base, 0);
+        asm!(self ; and rax, -64);
+        self.tlb_hit(1, 8, at);
+        asm!(self
+            ; xorps xmm0, xmm0
+            ; movups [rax], xmm0
+            ; movups [rax + 16], xmm0
+            ; movups [rax + 32], xmm0
+            ; movups [rax + 48], xmm0
+            ; =>back
+        );
+    }
+
+    /// After `tlb_hit`: rdx = guest-physical address of the access.
+    fn physical_to_rdx(&mut self) {
+        asm!(self ; mov edx, eax ; and edx, 0xfff ; or rdx, [rcx + 24]);
+    }
+
+    pub(super) fn load_reserved(&mut self, dst: u8, base: Operand, width: u8, slow: &Insn) {
+        let (at, back) = self.slow_path(slow);
+        self.address(base, 0);
+        asm!(self ; test al, width as i8 - 1 ; jne =>at);
+        self.tlb_hit(width, 0, at);
+        self.physical_to_rdx();
+        asm_mr!(self, mov, allocate::RESERVATION, rdx);
+        if width == 8 {
+            asm!(self ; mov rax, [rax]);
+        } else {
+            asm!(self ; mov eax, [rax]);
+        }
+        asm_mr!(self, mov, allocate::RESERVATION_VALUE, rax);
+        if dst != 0 {
+            if width == 4 {
+                asm!(self ; movsxd rax, eax);
+            }
+            self.write(dst, RAX);
+        }
+        asm!(self ; =>back);
+    }
+
+    /// The interpreter says what becomes of one without its reservation.
+    pub(super) fn store_conditional(
+        &mut self,
+        dst: u8,
+        base: Operand,
+        src: Operand,
+        width: u8,
+        slow: &Insn,
+    ) {
+        let (at, back) = self.slow_path(slow);
+        self.address(base, 0);
+        asm!(self ; test al, width as i8 - 1 ; jne =>at);
+        self.tlb_hit(width, 8, at);
+        self.physical_to_rdx();
+        asm_rm!(self, cmp, allocate::RESERVATION, rdx);
+        asm!(self ; jne =>at ; mov rdx, rax);
+        asm_rm!(self, mov, allocate::RESERVATION_VALUE, rax);
+        let value = self.in_register(src, RCX);
+        if width == 8 {
+            asm!(self ; lock cmpxchg [rdx], Rq(value));
+        } else {
+            asm!(self ; lock cmpxchg [rdx], Rd(value));
+        }
+        asm!(self
+            ; setne al
+            ; movzx eax, al
+            ; mov QWORD [DWORD rbp + allocate::RESERVATION], -1
+        );
+        if dst != 0 {
+            self.write(dst, RAX);
+        }
+        asm!(self ; =>back);
+    }
+
     /// FP register `dst` = the value in rax, boxed if single.
     fn fp_from_rax(&mut self, dst: u8, fmt: Fmt) {
         match (allocate::fp(dst), fmt) {

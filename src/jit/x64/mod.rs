@@ -8,6 +8,7 @@ mod float;
 mod integer;
 mod memory;
 pub mod stubs;
+mod system;
 
 use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
@@ -236,6 +237,15 @@ impl Emitter<'_> {
             Ir::FpToBits { fmt, dst, a } => self.fp_to_bits(fmt, dst, a),
             Ir::BitsToFp { fmt, dst, a } => self.bits_to_fp(fmt, dst, a),
             Ir::Fence => asm!(self ; mfence),
+            Ir::Csr { csr, dst, src, slow } => self.plain_csr(csr, dst, src, &slow),
+            Ir::Sie { set, dst, slow } => self.sstatus_sie(set, dst, &slow),
+            Ir::CboZero { base, slow } => self.cbo_zero(base, &slow),
+            Ir::LoadReserved { dst, base, width, slow } => {
+                self.load_reserved(dst, base, width, &slow);
+            }
+            Ir::StoreConditional { dst, base, src, width, slow } => {
+                self.store_conditional(dst, base, src, width, &slow);
+            }
             Ir::Interpret { insn } => self.interpret(&insn),
             Ir::InterpretAndLeave { insn } => self.interpret_and_leave(&insn),
             Ir::StepAndLeave => self.step_and_leave(),
