@@ -378,8 +378,20 @@ pub const LOG_ITEMS: &[(&str, &str)] = &[
 
 /// Items of QEMU's log that are refused by name.
 pub const LOG_ITEMS_UNAVAILABLE: &[&str] = &[
-    "op_ind", "exec", "cpu", "fpu", "mmu", "pcall", "cpu_reset", "page", "nochain", "plugin",
-    "strace", "tid", "vpu", "invalid_mem",
+    "op_ind",
+    "exec",
+    "cpu",
+    "fpu",
+    "mmu",
+    "pcall",
+    "cpu_reset",
+    "page",
+    "nochain",
+    "plugin",
+    "strace",
+    "tid",
+    "vpu",
+    "invalid_mem",
 ];
 
 /// `-msg`.

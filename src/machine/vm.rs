@@ -112,12 +112,7 @@ pub struct Vm {
 impl Vm {
     /// A machine that is not powered on.
     pub fn new(parts: VmParts) -> Self {
-        Self {
-            parts,
-            state: RunState::Prelaunch,
-            subscribers: Vec::new(),
-            exiting: false,
-        }
+        Self { parts, state: RunState::Prelaunch, subscribers: Vec::new(), exiting: false }
     }
 
     fn emit(&mut self, event: VmEvent) {
