@@ -31,7 +31,9 @@ use crate::cpu::hart::{ArmStimer, HartEnv};
 use crate::cpu::inbox::{Peer, Peers};
 use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP};
 use crate::cpu::isa::IsaConfig;
-use crate::cpu::vcpu::{Accel, BuiltinFirmware, HartStart, Vcpu, VcpuError, VcpuParts, VcpuThread};
+use crate::cpu::vcpu::{
+    Accel, BuiltinFirmware, HartStart, StartLine, Vcpu, VcpuError, VcpuParts, VcpuThread,
+};
 use crate::devices::bus::{Bus, Region};
 use crate::devices::finisher::{self, Finisher};
 use crate::devices::fw_cfg::{self, FwCfgError};
@@ -245,6 +247,7 @@ pub fn build(
     let bus = Arc::new(Bus::new(std::mem::take(&mut board.regions)));
 
     let hsm = (spec.firmware == Firmware::Builtin).then(|| Arc::new(Hsm::new(harts as usize)));
+    let start_line = StartLine::new(harts as usize);
     let mut vcpus = Vec::new();
     for hart in 0..harts {
         let env = HartEnv {
@@ -258,7 +261,7 @@ pub fn build(
             peers: peers.clone(),
             stimer: Outlet::Unconnected,
         };
-        vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &vm, &failure)?);
+        vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &vm, &failure)?);
     }
     let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
     let parts = VmParts {
@@ -266,7 +269,7 @@ pub fn build(
         devices: board.lifecycles,
         clock,
         ram: Arc::clone(&ram),
-        boot: Box::new(PlannedBoot { plan, ram, hsm, harts }),
+        boot: Box::new(PlannedBoot { plan, ram, hsm, start_line, harts }),
         tree,
         smp: spec.smp,
         reboot: spec.actions.reboot,
@@ -381,6 +384,7 @@ fn vcpu(
     mut env: HartEnv,
     timers: &Timers,
     hsm: Option<&Arc<Hsm>>,
+    start_line: &Arc<StartLine>,
     vm: &Addr<Vm>,
     failure: &Outlet<ActorFailed>,
 ) -> Result<VcpuThread, BuildError> {
@@ -405,8 +409,8 @@ fn vcpu(
         shutdown: vm.clone().recipient().into(),
         reset: vm.clone().recipient().into(),
     });
-    let failure = failure.clone();
-    Ok(Vcpu::start(VcpuParts { env, accel, stimer_fired, firmware, failure })?)
+    let (failure, start_line) = (failure.clone(), Arc::clone(start_line));
+    Ok(Vcpu::start(VcpuParts { env, accel, stimer_fired, firmware, failure, start_line })?)
 }
 
 /// Loads memory as planned.
@@ -414,6 +418,7 @@ struct PlannedBoot {
     plan: BootPlan,
     ram: Arc<GuestRam>,
     hsm: Option<Arc<Hsm>>,
+    start_line: Arc<StartLine>,
     harts: u32,
 }
 
@@ -433,6 +438,7 @@ impl Boot for PlannedBoot {
                 (None, Some(_), _) => HartStart::Stopped,
             }
         };
+        self.start_line.reset();
         if let Some(hsm) = &self.hsm {
             hsm.reset(0);
         }

@@ -2,6 +2,7 @@
 //! mailbox, whose waker is the kick that makes translated code return.
 
 mod sbi;
+mod start_line;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::jit::engine::{Engine, EngineError, Exit};
 use crate::machine::memory::PAGE_SIZE;
 use crate::machine::message::{HartSnapshot, VmError};
 pub use sbi::BuiltinFirmware;
+use start_line::Approach;
+pub use start_line::StartLine;
 
 /// Cause of `ecall` from S-mode (Privileged spec table 3.1.15).
 const ECALL_FROM_SUPERVISOR: u64 = 9;
@@ -92,6 +95,8 @@ pub struct VcpuParts {
     pub stimer_fired: Arc<AtomicBool>,
     pub firmware: Option<BuiltinFirmware>,
     pub failure: Outlet<ActorFailed>,
+    /// Shared by all harts.
+    pub start_line: Arc<StartLine>,
 }
 
 /// The actor.
@@ -107,6 +112,9 @@ pub struct Vcpu {
     /// Go on here when the wait ends (a suspend that does not keep registers).
     restart: Option<(u64, u64)>,
     log_traps: bool,
+    start_line: Arc<StartLine>,
+    /// On the way there from reset.
+    approach: Option<Approach>,
 }
 
 /// A running vCPU as the `Vm` holds it.
@@ -147,6 +155,8 @@ impl Vcpu {
             stopped: true,
             restart: None,
             log_traps: false,
+            start_line: parts.start_line,
+            approach: None,
         })
     }
 
@@ -204,7 +214,29 @@ impl Vcpu {
             if let Some(interrupt) = trap::pending_interrupt(&self.hart) {
                 self.take(interrupt);
             }
-            self.slice();
+            if self.approach.is_some() {
+                self.approach();
+            } else {
+                self.slice();
+            }
+        }
+    }
+
+    /// Go on towards the start line, or stand at it for a moment.
+    fn approach(&mut self) {
+        let Some(approach) = &mut self.approach else { return };
+        if approach.step() {
+            let result = interpret::step(&mut self.hart);
+            if self.hart.state.waiting {
+                approach.stand(&self.start_line);
+            }
+            if let Err(trap) = result {
+                self.trapped(trap);
+            }
+        } else if approach.passed(&self.start_line) {
+            self.approach = None;
+        } else {
+            std::thread::yield_now();
         }
     }
 
@@ -242,11 +274,15 @@ impl Vcpu {
             None => interpret_slice(&mut self.hart),
         };
         if let Some(trap) = trapped {
-            if trap.cause == ECALL_FROM_SUPERVISOR && self.firmware.is_some() {
-                self.firmware_call();
-            } else {
-                self.take(trap);
-            }
+            self.trapped(trap);
+        }
+    }
+
+    fn trapped(&mut self, trap: Trap) {
+        if trap.cause == ECALL_FROM_SUPERVISOR && self.firmware.is_some() {
+            self.firmware_call();
+        } else {
+            self.take(trap);
         }
     }
 
@@ -268,6 +304,7 @@ impl Vcpu {
         self.hart.translations_changed();
         self.restart = None;
         self.stopped = start == HartStart::Stopped;
+        self.approach = matches!(start, HartStart::Machine { .. }).then(Approach::new);
         if self.firmware.is_some() {
             self.firmware_reset();
         }
