@@ -269,6 +269,7 @@ pub enum Ir {
         dst: u8,
         a: Operand,
     },
+    /// Earlier stores become visible before later loads are done.
     Fence,
     /// Read a plain CSR and, with `src`, write it.
     Csr {
