@@ -4,7 +4,7 @@ mod bare;
 
 use bare::{Bare, asm};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dynasmrt::{DynasmApi, DynasmLabelApi};
+use dynasmrt::DynasmLabelApi;
 use understudy::machine::memory::RAM_BASE;
 
 /// Where data begins.

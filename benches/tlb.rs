@@ -4,7 +4,7 @@ mod bare;
 
 use bare::{Bare, RAM, asm};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dynasmrt::{DynasmApi, DynasmLabelApi};
+use dynasmrt::DynasmLabelApi;
 use understudy::cpu::state::Privilege;
 use understudy::machine::memory::RAM_BASE;
 
@@ -18,7 +18,7 @@ const MANY: u64 = 16_384;
 fn walker() -> Bare {
     Bare::new(|ops| {
         asm!(ops
-            ; lui t2, 1
+            ; lui t2, 4096
             ; again:
             ; mv t0, a0
             ; mv t1, a1

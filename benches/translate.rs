@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dynasmrt::riscv::RiscvRelocation;
-use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
+use dynasmrt::{DynasmLabelApi, VecAssembler, dynasm};
 use understudy::cpu::insn::Insn;
 use understudy::cpu::isa::IsaConfig;
 use understudy::jit::ir::Block;
