@@ -112,6 +112,8 @@ impl CodeObserver for Peers {
         for (i, peer) in self.0.iter().enumerate() {
             if harts & (1 << i) != 0 {
                 peer.inbox.post(CacheRequest::CodeWritten { page });
+                // A loop of translated code would otherwise never see the store.
+                peer.irq.request_exit();
             }
         }
     }
@@ -142,5 +144,6 @@ mod tests {
         peers.code_written(7, 0b10);
         assert!(!peers.0[0].inbox.is_pending());
         assert_eq!(peers.0[1].inbox.take().0, [CacheRequest::CodeWritten { page: 7 }]);
+        assert!(peers.0[1].irq.is_kicked());
     }
 }

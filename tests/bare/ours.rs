@@ -1,4 +1,4 @@
-//! The cases on the reference interpreter.
+//! The cases on the reference interpreter and on the translator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,9 +7,10 @@ use understudy::actors::message::MmioFault;
 use understudy::actors::outlet::Outlet;
 use understudy::cpu::hart::{Hart, HartEnv};
 use understudy::cpu::inbox::Peers;
-use understudy::cpu::irq::MTIP;
+use understudy::cpu::irq::{HartIrq, MTIP};
 use understudy::cpu::isa::IsaConfig;
 use understudy::cpu::{interpret, trap};
+use understudy::jit::engine::{DEFAULT_CACHE, Engine, Exit};
 use understudy::devices::bus::{Bus, MmioTarget, Region};
 use understudy::machine::clock::VirtualClock;
 use understudy::machine::memory::GuestRam;
@@ -17,7 +18,10 @@ use understudy::machine::memory::GuestRam;
 use crate::guest::{self, BASE, DONE, MEMORY, Outcome, UART};
 
 /// A UART that notices the end of the program.
-struct EndOfProgram(Arc<AtomicBool>);
+struct EndOfProgram {
+    done: Arc<AtomicBool>,
+    irq: Arc<HartIrq>,
+}
 
 impl MmioTarget for EndOfProgram {
     fn read(&self, _offset: u64, _width: u8) -> Result<u64, MmioFault> {
@@ -25,23 +29,33 @@ impl MmioTarget for EndOfProgram {
     }
 
     fn write(&self, _offset: u64, _width: u8, value: u64) -> Result<(), MmioFault> {
-        self.0.fetch_or(value as u8 == DONE, Ordering::Relaxed);
+        if value as u8 == DONE {
+            self.done.store(true, Ordering::Relaxed);
+            self.irq.request_exit();
+        }
         Ok(())
     }
 }
 
+/// What runs the cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    Interpreter,
+    Translator,
+}
+
 /// Outcomes of `count` cases in `image`.
-pub fn run(cpu: &str, image: &[u8], count: usize) -> Vec<Outcome> {
+pub fn run(runner: Runner, cpu: &str, image: &[u8], count: usize) -> Vec<Outcome> {
     let (_, isa) = IsaConfig::from_cpu_option(cpu).expect("a valid -cpu option");
     let ram = Arc::new(GuestRam::new(BASE, MEMORY).expect("guest memory"));
     ram.write(BASE, image).expect("the image fits");
     let done = Arc::new(AtomicBool::new(false));
+    let peers = Peers::new(1);
     let uart = Region {
         name: "uart".into(),
         range: UART..UART + 8,
-        target: Box::new(EndOfProgram(done.clone())),
+        target: Box::new(EndOfProgram { done: done.clone(), irq: peers.0[0].irq.clone() }),
     };
-    let peers = Peers::new(1);
     let clock = Arc::new(VirtualClock::default());
     clock.start();
     let mut hart = Hart::new(HartEnv {
@@ -58,6 +72,9 @@ pub fn run(cpu: &str, image: &[u8], count: usize) -> Vec<Outcome> {
     trap::reset(&mut hart, BASE);
     // `mtimecmp` is zero at reset.
     hart.env.irq.set_lines(MTIP, true);
+    let mut engine = (runner == Runner::Translator)
+        .then(|| Engine::new(DEFAULT_CACHE).expect("a host that can run translated code"));
+    ram.observe_code(Arc::new(hart.env.peers.clone()));
     let most = 1000 * count + 1000;
     for _ in 0..most {
         if done.load(Ordering::Relaxed) {
@@ -66,7 +83,16 @@ pub fn run(cpu: &str, image: &[u8], count: usize) -> Vec<Outcome> {
             ram.read(address, &mut bytes).expect("results are in memory");
             return guest::outcomes(&bytes);
         }
-        let event = trap::pending_interrupt(&hart).map_or_else(|| interpret::step(&mut hart), Err);
+        hart.env.irq.take_kick();
+        hart.drain_inbox();
+        let event = match (trap::pending_interrupt(&hart), &mut engine) {
+            (Some(interrupt), _) => Err(interrupt),
+            (None, None) => interpret::step(&mut hart),
+            (None, Some(engine)) => match engine.run(&mut hart) {
+                Exit::Polled => Ok(()),
+                Exit::Trap(trap) => Err(trap),
+            },
+        };
         if let Err(trap) = event {
             trap::take(&mut hart, trap);
         }
