@@ -1,6 +1,6 @@
 //! Differential tests: one bare-metal program runs thousands of small cases (an instruction, the
-//! mode it runs in, the CSRs around it, a page-table entry) on the reference interpreter and on
-//! QEMU, where that is installed, and every result is compared.
+//! mode it runs in, the CSRs around it, a page-table entry) on the reference interpreter, on the
+//! translator, and on QEMU, where that is installed, and every result is compared.
 
 mod cases;
 mod guest;
@@ -11,24 +11,37 @@ mod qemu;
 
 use cases::Case;
 use guest::Outcome;
+use ours::Runner;
 
-/// Run `cases` on both; fail with the first differences. `same` says whether two outcomes of a
-/// case count as equal.
+/// Run `cases` on the interpreter and the translator, which must agree, and on QEMU; fail with the
+/// first differences. `same` says whether two outcomes of a case count as equal.
 fn compare(cpu: &str, cases: &[Case], same: impl Fn(&Case, &Outcome, &Outcome) -> bool) {
     let image = guest::image(cases);
-    let ours = ours::run(cpu, &image, cases.len());
-    assert_eq!(ours.len(), cases.len());
-    let Some(theirs) = qemu::run(&format!("{cpu},h=off,v=off"), &image, cases.len()) else {
-        eprintln!("qemu-system-riscv64 is not installed: nothing to compare with");
-        return;
-    };
+    let ours = ours::run(Runner::Interpreter, cpu, &image, cases.len());
+    let translated = ours::run(Runner::Translator, cpu, &image, cases.len());
+    report(cases, "interpreted", &ours, "translated", &translated, &same);
+    match qemu::run(&format!("{cpu},h=off,v=off"), &image, cases.len()) {
+        Some(theirs) => report(cases, "ours", &ours, "qemu", &theirs, &same),
+        None => eprintln!("qemu-system-riscv64 is not installed: nothing to compare with"),
+    }
+}
+
+fn report(
+    cases: &[Case],
+    a_name: &str,
+    a: &[Outcome],
+    b_name: &str,
+    b: &[Outcome],
+    same: &impl Fn(&Case, &Outcome, &Outcome) -> bool,
+) {
+    assert_eq!((a.len(), b.len()), (cases.len(), cases.len()));
     let mut report = String::new();
     let mut count = 0;
-    for (case, (a, b)) in cases.iter().zip(ours.iter().zip(&theirs)) {
+    for (case, (a, b)) in cases.iter().zip(a.iter().zip(b)) {
         if !same(case, a, b) {
             count += 1;
             if count <= 12 {
-                report += &format!("{case:x?}\n  ours {a:x?}\n  qemu {b:x?}\n");
+                report += &format!("{case:x?}\n  {a_name} {a:x?}\n  {b_name} {b:x?}\n");
             }
         }
     }

@@ -10,8 +10,8 @@ use understudy::cpu::inbox::Peers;
 use understudy::cpu::irq::{HartIrq, MTIP};
 use understudy::cpu::isa::IsaConfig;
 use understudy::cpu::{interpret, trap};
-use understudy::jit::engine::{DEFAULT_CACHE, Engine, Exit};
 use understudy::devices::bus::{Bus, MmioTarget, Region};
+use understudy::jit::engine::{DEFAULT_CACHE, Engine, Exit};
 use understudy::machine::clock::VirtualClock;
 use understudy::machine::memory::GuestRam;
 
