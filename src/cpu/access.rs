@@ -39,7 +39,10 @@ impl Hart {
     }
 
     fn fetch_half(&mut self, pc: u64) -> Result<u16, Trap> {
-        let pa = self.fetch_address(pc)?;
+        let pa = match self.tlb.jump_cache().fetch(pc) {
+            Some(pa) => pa,
+            None => self.fetch_address(pc)?,
+        };
         self.env
             .ram
             .load_u16(pa)

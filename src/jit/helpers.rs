@@ -75,3 +75,18 @@ pub unsafe extern "sysv64" fn interpret(hart: *mut Hart, insn: *const Insn) -> u
         Err(trap) => trapped(hart, trap),
     }
 }
+
+/// Fetch and run one instruction, which crosses its page: what its second half is depends on how
+/// the next page is mapped now.
+///
+/// # Safety
+/// `hart` is the one that `Engine::enter` was given.
+pub unsafe extern "sysv64" fn step(hart: *mut Hart) -> u64 {
+    // SAFETY: see the module comment.
+    let hart = unsafe { &mut *hart };
+    hart.state.pc = pc(hart);
+    match interpret::step(hart) {
+        Ok(()) => 0,
+        Err(trap) => trapped(hart, trap),
+    }
+}

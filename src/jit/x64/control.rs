@@ -176,9 +176,11 @@ impl Emitter<'_> {
     }
 
     pub(super) fn step_and_leave(&mut self) {
-        let stub = self.stubs.leave_to_step;
-        self.pc_to_rax(i64::from(self.offset));
-        asm!(self ; jmp extern stub);
+        let stub = self.stubs.step;
+        asm_store_offset(self, self.offset);
+        asm!(self ; call extern stub);
+        asm_rm!(self, mov, allocate::PC, rax);
+        self.jump_to_rax();
     }
 }
 

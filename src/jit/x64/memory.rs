@@ -48,15 +48,46 @@ impl Emitter<'_> {
 
     /// rax: guest virtual → host address, or to `slow` with rax unchanged. `tag` is the offset in
     /// `TlbEntry` of the tag to compare: 0 for loads, 8 for stores. Uses rcx and rdx.
-    fn tlb_hit(&mut self, width: u8, tag: i8, slow: DynamicLabel) {
+    pub(super) fn tlb_hit(&mut self, width: u8, tag: i8, slow: DynamicLabel) {
+        self.entry_to_rcx();
+        self.entry_hit(width, tag, slow);
+    }
+
+    /// rcx = the TLB entry that the address in rax maps to.
+    fn entry_to_rcx(&mut self) {
         asm!(self ; mov rcx, rax ; shr rcx, 7);
         asm_rm!(self, and, allocate::TLB_MASK, rcx);
+        asm_rm!(self, add, allocate::TLB, rcx);
+    }
+
+    /// `tlb_hit` for an access off `base`: when the access before it was off the same register,
+    /// rcx still has the entry that this one most likely needs.
+    fn tlb_hit_off(&mut self, base: Operand, width: u8, tag: i8, slow: DynamicLabel) {
+        if self.entry_of == Some(base) && matches!(base, Operand::Reg(_)) {
+            let (at, hit) = (self.new_label(), self.new_label());
+            self.entry_hit(width, tag, at);
+            asm!(self ; =>hit);
+            self.cold.push(Cold::OtherEntry { at, hit, width, tag, slow });
+        } else {
+            self.tlb_hit(width, tag, slow);
+        }
+        self.entry_of = Some(base);
+    }
+
+    /// After a call of the slow path: rcx as the fast path leaves it, rax kept.
+    fn restore_entry(&mut self, base: Operand, offset: i32) {
+        asm!(self ; mov rdx, rax);
+        self.address(base, offset);
+        self.entry_to_rcx();
+        asm!(self ; mov rax, rdx);
+    }
+
+    fn entry_hit(&mut self, width: u8, tag: i8, slow: DynamicLabel) {
         if width == 1 {
             asm!(self ; mov rdx, rax);
         } else {
             asm!(self ; lea rdx, [BYTE rax + width as i8 - 1]);
         }
-        asm_rm!(self, add, allocate::TLB, rcx);
         asm!(self
             ; and rdx, -4096
             ; cmp rdx, [BYTE rcx + tag]
@@ -68,7 +99,7 @@ impl Emitter<'_> {
     pub(super) fn load(&mut self, dst: u8, base: Operand, offset: i32, width: u8, signed: bool) {
         let (slow, back) = (self.new_label(), self.new_label());
         self.address(base, offset);
-        self.tlb_hit(width, 0, slow);
+        self.tlb_hit_off(base, width, 0, slow);
         if dst != 0 {
             let t = Self::target_of(dst);
             match (width, signed) {
@@ -83,8 +114,12 @@ impl Emitter<'_> {
             self.write(dst, t);
         }
         asm!(self ; =>back);
+        if Operand::of(dst) == base {
+            self.entry_of = None;
+        }
         let load = SlowLoad::Int { dst, width, signed };
-        self.cold.push(Cold::LoadSlow { at: slow, back, offset: self.offset, load });
+        let place = (base, offset);
+        self.cold.push(Cold::LoadSlow { at: slow, back, offset: self.offset, load, place });
     }
 
     pub(super) fn slow_load(
@@ -93,6 +128,7 @@ impl Emitter<'_> {
         back: DynamicLabel,
         offset: u16,
         load: SlowLoad,
+        (base, displacement): (Operand, i32),
     ) {
         let width = match load {
             SlowLoad::Int { width, .. } => width,
@@ -103,6 +139,7 @@ impl Emitter<'_> {
         asm!(self ; =>at);
         asm_store_offset(self, offset);
         asm!(self ; call extern stub);
+        self.restore_entry(base, displacement);
         match load {
             SlowLoad::Int { dst: 0, .. } => {}
             SlowLoad::Int { dst, width, signed } => {
@@ -122,7 +159,7 @@ impl Emitter<'_> {
     pub(super) fn store(&mut self, src: Operand, base: Operand, offset: i32, width: u8) {
         let (slow, back) = (self.new_label(), self.new_label());
         self.address(base, offset);
-        self.tlb_hit(width, 8, slow);
+        self.tlb_hit_off(base, width, 8, slow);
         match (src, width) {
             (Operand::Imm(v), 1) => asm!(self ; mov BYTE [rax], v as i8),
             (Operand::Imm(v), 2) => asm!(self ; mov WORD [rax], v as i16),
@@ -131,7 +168,7 @@ impl Emitter<'_> {
                 asm!(self ; mov QWORD [rax], v as i32);
             }
             _ => {
-                let s = self.in_register(src, RCX);
+                let s = self.in_register(src, RDX);
                 match width {
                     1 => asm!(self ; mov [rax], Rb(s)),
                     2 => asm!(self ; mov [rax], Rw(s)),
@@ -142,7 +179,8 @@ impl Emitter<'_> {
         }
         asm!(self ; =>back);
         let store = SlowStore::Int { src, width };
-        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store });
+        let place = (base, offset);
+        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store, place });
     }
 
     pub(super) fn slow_store(
@@ -151,6 +189,7 @@ impl Emitter<'_> {
         back: DynamicLabel,
         offset: u16,
         store: SlowStore,
+        (base, displacement): (Operand, i32),
     ) {
         asm!(self ; =>at);
         let width = match store {
@@ -168,7 +207,9 @@ impl Emitter<'_> {
         };
         let stub = self.stubs.store(width);
         asm_store_offset(self, offset);
-        asm!(self ; call extern stub ; jmp =>back);
+        asm!(self ; call extern stub);
+        self.restore_entry(base, displacement);
+        asm!(self ; jmp =>back);
     }
 
     pub(super) fn amo(
@@ -335,7 +376,7 @@ impl Emitter<'_> {
     pub(super) fn fp_load(&mut self, dst: u8, base: Operand, offset: i32, fmt: Fmt) {
         let (slow, back) = (self.new_label(), self.new_label());
         self.address(base, offset);
-        self.tlb_hit(if fmt == Fmt::S { 4 } else { 8 }, 0, slow);
+        self.tlb_hit_off(base, if fmt == Fmt::S { 4 } else { 8 }, 0, slow);
         match (allocate::fp(dst), fmt) {
             (Place::Host(x), Fmt::D) => asm!(self ; movsd Rx(x), [rax]),
             (Place::Host(x), Fmt::S) => asm!(self
@@ -355,27 +396,32 @@ impl Emitter<'_> {
         }
         asm!(self ; =>back);
         self.set_boxed(dst, fmt);
+        if fmt == Fmt::S && matches!(allocate::fp(dst), Place::Memory(_)) {
+            self.entry_of = None;
+        }
         let load = SlowLoad::Fp { dst, fmt };
-        self.cold.push(Cold::LoadSlow { at: slow, back, offset: self.offset, load });
+        let place = (base, offset);
+        self.cold.push(Cold::LoadSlow { at: slow, back, offset: self.offset, load, place });
     }
 
     pub(super) fn fp_store(&mut self, src: u8, base: Operand, offset: i32, fmt: Fmt) {
         let (slow, back) = (self.new_label(), self.new_label());
         self.address(base, offset);
-        self.tlb_hit(if fmt == Fmt::S { 4 } else { 8 }, 8, slow);
+        self.tlb_hit_off(base, if fmt == Fmt::S { 4 } else { 8 }, 8, slow);
         match (allocate::fp(src), fmt) {
             (Place::Host(x), Fmt::D) => asm!(self ; movsd [rax], Rx(x)),
             (Place::Host(x), Fmt::S) => asm!(self ; movss [rax], Rx(x)),
             (Place::Memory(d), _) => {
-                asm_rm!(self, mov, d, rcx);
+                asm_rm!(self, mov, d, rdx);
                 match fmt {
-                    Fmt::D => asm!(self ; mov [rax], rcx),
-                    Fmt::S => asm!(self ; mov [rax], ecx),
+                    Fmt::D => asm!(self ; mov [rax], rdx),
+                    Fmt::S => asm!(self ; mov [rax], edx),
                 }
             }
         }
         asm!(self ; =>back);
         let store = SlowStore::Fp { src, fmt };
-        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store });
+        let place = (base, offset);
+        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store, place });
     }
 }

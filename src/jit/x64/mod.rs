@@ -15,7 +15,7 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler};
 
 use self::stubs::Stubs;
 use super::allocate::{self, Place};
-use super::ir::{Block, Ir, Operand, Target};
+use super::ir::{AluOp, Block, Ir, Operand, Target};
 use crate::cpu::insn::Insn;
 
 /// Scratch registers of a block.
@@ -113,12 +113,22 @@ enum Cold {
         back: DynamicLabel,
         offset: u16,
         load: memory::SlowLoad,
+        place: (Operand, i32),
     },
     StoreSlow {
         at: DynamicLabel,
         back: DynamicLabel,
         offset: u16,
         store: memory::SlowStore,
+        place: (Operand, i32),
+    },
+    /// The TLB entry of the access before was not this one's: look the right one up.
+    OtherEntry {
+        at: DynamicLabel,
+        hit: DynamicLabel,
+        width: u8,
+        tag: i8,
+        slow: DynamicLabel,
     },
     DivZero {
         at: DynamicLabel,
@@ -145,6 +155,8 @@ pub(super) struct Emitter<'a> {
     head: DynamicLabel,
     /// FP registers known to hold a NaN-boxed single.
     boxed: u32,
+    /// The base register off which the last access was, while rcx still has its TLB entry.
+    entry_of: Option<Operand>,
 }
 
 /// Assemble `block` for address `address`. `first_link` is the number of its first link; `keep`
@@ -169,9 +181,35 @@ pub fn emit(
         offset: block.start,
         head,
         boxed: 0,
+        entry_of: None,
     };
     e.block(block);
     e.finish()
+}
+
+/// True when the code of `ir` leaves rcx alone (or, for loads and stores, with an entry).
+fn keeps_entry(ir: &Ir) -> bool {
+    match ir {
+        Ir::Alu { op, b, .. } => match op {
+            AluOp::Add | AluOp::Sub | AluOp::And | AluOp::Or | AluOp::Xor => true,
+            AluOp::AddW | AluOp::SubW | AluOp::Slt | AluOp::Sltu => true,
+            AluOp::Sll | AluOp::Srl | AluOp::Sra | AluOp::SllW | AluOp::SrlW | AluOp::SraW => {
+                matches!(b, Operand::Imm(_))
+            }
+            _ => false,
+        },
+        Ir::Const { .. } | Ir::PageRel { .. } | Ir::Branch { .. } => true,
+        Ir::Load { .. } | Ir::Store { .. } | Ir::FpLoad { .. } | Ir::FpStore { .. } => true,
+        _ => false,
+    }
+}
+
+/// True when `ir` moves a register by a little: what it points to is likely on the same page.
+fn is_small_step(ir: &Ir) -> bool {
+    matches!(
+        ir,
+        Ir::Alu { op: AluOp::Add, dst, a: Operand::Reg(a), b: Operand::Imm(-256..=256) } if dst == a
+    )
 }
 
 impl Emitter<'_> {
@@ -190,7 +228,16 @@ impl Emitter<'_> {
         }
         for step in &block.steps {
             self.offset = step.offset;
+            if !keeps_entry(&step.ir) {
+                self.entry_of = None;
+            }
             self.ir(&step.ir);
+            if let Some(dst) = step.ir.dst()
+                && self.entry_of == Some(Operand::Reg(dst))
+                && !is_small_step(&step.ir)
+            {
+                self.entry_of = None;
+            }
         }
         let mut i = 0;
         while i < self.cold.len() {
@@ -275,9 +322,16 @@ impl Emitter<'_> {
                 self.call_interpreter(offset, insn);
                 asm!(self ; jmp =>back);
             }
-            Cold::LoadSlow { at, back, offset, load } => self.slow_load(at, back, offset, load),
-            Cold::StoreSlow { at, back, offset, store } => {
-                self.slow_store(at, back, offset, store);
+            Cold::LoadSlow { at, back, offset, load, place } => {
+                self.slow_load(at, back, offset, load, place);
+            }
+            Cold::StoreSlow { at, back, offset, store, place } => {
+                self.slow_store(at, back, offset, store, place);
+            }
+            Cold::OtherEntry { at, hit, width, tag, slow } => {
+                asm!(self ; =>at);
+                self.tlb_hit(width, tag, slow);
+                asm!(self ; jmp =>hit);
             }
             Cold::DivZero { at, back, kind } => self.division_by_zero(at, back, kind),
             Cold::DivMinusOne { at, back, kind } => self.division_by_minus_one(at, back, kind),

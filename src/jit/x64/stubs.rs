@@ -38,6 +38,8 @@ pub struct Stubs {
     pub dropped: usize,
     /// Takes an `*const Insn` in rax.
     pub interpret: usize,
+    /// Fetches and runs the instruction at the recorded offset.
+    pub step: usize,
     loads: [usize; 4],
     stores: [usize; 4],
 }
@@ -143,22 +145,27 @@ pub fn assemble(base: usize) -> Result<(Vec<u8>, Stubs), dynasmrt::DynasmError> 
         ; mov QWORD [DWORD rbp + allocate::EXIT_REASON], reason::TRAP as i32
         ; jmp ->leave_saved
     );
-    stubs.interpret = at(o);
-    asm!(o ; sub rsp, 8);
-    save(o);
-    asm!(o
-        ; stmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
-        ; ldmxcsr [DWORD rbp + allocate::HOST_MXCSR]
-        ; mov rdi, [DWORD rbp + allocate::HART]
-        ; mov rsi, rax
-        ; mov rax, QWORD helpers::interpret as *const () as i64
-        ; call rax
-        ; ldmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
-        ; test eax, eax
-        ; jne ->trapped
-    );
-    restore(o);
-    asm!(o ; add rsp, 8 ; ret);
+    for (stub, helper) in [
+        (&mut stubs.interpret, helpers::interpret as *const () as i64),
+        (&mut stubs.step, helpers::step as *const () as i64),
+    ] {
+        *stub = at(o);
+        asm!(o ; sub rsp, 8);
+        save(o);
+        asm!(o
+            ; stmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
+            ; ldmxcsr [DWORD rbp + allocate::HOST_MXCSR]
+            ; mov rdi, [DWORD rbp + allocate::HART]
+            ; mov rsi, rax
+            ; mov rax, QWORD helper
+            ; call rax
+            ; ldmxcsr [DWORD rbp + allocate::GUEST_MXCSR]
+            ; test eax, eax
+            ; jne ->trapped
+        );
+        restore(o);
+        asm!(o ; add rsp, 8 ; ret);
+    }
     let loads = [helpers::load_1, helpers::load_2, helpers::load_4, helpers::load_8];
     for (stub, helper) in stubs.loads.iter_mut().zip(loads) {
         *stub = at(o);
