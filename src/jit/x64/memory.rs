@@ -139,7 +139,10 @@ impl Emitter<'_> {
         asm!(self ; =>at);
         asm_store_offset(self, offset);
         asm!(self ; call extern stub);
-        self.restore_entry(base, displacement);
+        if let SlowLoad::Int { .. } = load {
+            // Before the value is written, which may be to the base register.
+            self.restore_entry(base, displacement);
+        }
         match load {
             SlowLoad::Int { dst: 0, .. } => {}
             SlowLoad::Int { dst, width, signed } => {
@@ -151,7 +154,10 @@ impl Emitter<'_> {
                 }
                 self.write(dst, RAX);
             }
-            SlowLoad::Fp { dst, fmt } => self.fp_from_rax(dst, fmt),
+            SlowLoad::Fp { dst, fmt } => {
+                self.fp_from_rax(dst, fmt);
+                self.restore_entry(base, displacement);
+            }
         }
         asm!(self ; jmp =>back);
     }
