@@ -1,5 +1,6 @@
 //! One hart with everything it reaches: state, interrupt lines, memory, bus, clock.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -21,6 +22,14 @@ use crate::machine::memory::{GuestRam, PAGE_SIZE};
 pub struct Trap {
     pub cause: u64,
     pub tval: u64,
+}
+
+/// Why a helper of translated code could not do its work.
+#[derive(Debug)]
+pub enum Stopped {
+    Trap(Trap),
+    /// Something beneath it panicked; the payload goes on where unwinding is possible again.
+    Panic(Box<dyn Any + Send>),
 }
 
 /// Ask for `STIP` at `deadline` ticks of `time`; `None` disarms.
@@ -56,8 +65,8 @@ pub struct Hart {
     /// Pages that this hart translated from while another hart could still write them unseen,
     /// with the hash of their bytes then and what to wait for.
     pub unsettled_code: Vec<UnsettledPage>,
-    /// The trap that made translated code stop, with the pc of its instruction in `state.pc`.
-    pub pending_trap: Option<Trap>,
+    /// Why a helper of translated code stopped the hart; `state.pc` is the instruction.
+    pub stopped: Option<Stopped>,
     mxr: bool,
     /// Where PMP was last asked about.
     pmp_window: Cell<pmp::Window>,
@@ -87,7 +96,7 @@ impl Hart {
             tlb: TlbSet::new(pages),
             stale_code: Vec::new(),
             unsettled_code: Vec::new(),
-            pending_trap: None,
+            stopped: None,
             mxr: false,
             pmp_window: Cell::new(pmp::Window::EMPTY),
         };

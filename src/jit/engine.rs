@@ -11,7 +11,7 @@ use super::optimise::drop_dead_writes;
 use super::translate::translate;
 use super::x64::stubs::{self, Stubs, reason};
 use super::x64::{self, Emitted};
-use crate::cpu::hart::{Hart, Trap};
+use crate::cpu::hart::{Hart, Stopped, Trap};
 use crate::cpu::insn::Insn;
 use crate::cpu::interpret;
 use crate::cpu::state::HartState;
@@ -198,7 +198,11 @@ impl Engine {
                     self.stats.look_ups += 1;
                     return None;
                 }
-                reason::TRAP => return hart.pending_trap.take().map(Exit::Trap),
+                reason::TRAP => match hart.stopped.take() {
+                    Some(Stopped::Trap(trap)) => return Some(Exit::Trap(trap)),
+                    Some(Stopped::Panic(panic)) => std::panic::resume_unwind(panic),
+                    None => return None,
+                },
                 reason::STEP => {
                     return self.step(hart).err().map(Exit::Trap);
                 }

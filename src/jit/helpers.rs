@@ -2,29 +2,42 @@
 //!
 //! Every helper gets the `Hart` that `engine::Engine::enter` was given; the engine holds no other
 //! reference to it while translated code runs, so the exclusive one made here is the only one.
-//! A trap is left in `Hart::pending_trap` with the pc of its instruction, and the non-zero status
-//! makes the stub leave translated code.
+//! A trap is left in `Hart::stopped` with the pc of its instruction, and the non-zero status makes
+//! the stub leave translated code. A panic must not unwind through translated code, which has no
+//! unwind tables: it is caught here and goes on in the engine.
 
-use crate::cpu::hart::{Hart, Trap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::cpu::hart::{Hart, Stopped, Trap};
 use crate::cpu::insn::Insn;
 use crate::cpu::interpret;
 
-/// A loaded value and whether there is none because of a trap; in rax and rdx.
+/// A loaded value and whether there is none because the hart stopped; in rax and rdx.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Loaded {
     value: u64,
-    trapped: u64,
+    stopped: u64,
 }
 
 fn pc(hart: &Hart) -> u64 {
     hart.state.jit.page_va.wrapping_add(hart.state.jit.pc_offset)
 }
 
-fn trapped(hart: &mut Hart, trap: Trap) -> u64 {
+/// Do `work`; `None` when it stopped the hart, which then knows why.
+fn guarded<T>(hart: &mut Hart, work: impl FnOnce(&mut Hart) -> Result<T, Trap>) -> Option<T> {
+    let why = match catch_unwind(AssertUnwindSafe(|| work(hart))) {
+        Ok(Ok(value)) => return Some(value),
+        Ok(Err(trap)) => Stopped::Trap(trap),
+        Err(panic) => Stopped::Panic(panic),
+    };
     hart.state.pc = pc(hart);
-    hart.pending_trap = Some(trap);
-    1
+    hart.stopped = Some(why);
+    None
+}
+
+fn status(done: Option<()>) -> u64 {
+    u64::from(done.is_none())
 }
 
 macro_rules! memory {
@@ -36,9 +49,9 @@ macro_rules! memory {
         pub unsafe extern "sysv64" fn $load(hart: *mut Hart, va: u64) -> Loaded {
             // SAFETY: see the module comment.
             let hart = unsafe { &mut *hart };
-            match hart.load(va, $width) {
-                Ok(value) => Loaded { value, trapped: 0 },
-                Err(trap) => Loaded { value: 0, trapped: trapped(hart, trap) },
+            match guarded(hart, |hart| hart.load(va, $width)) {
+                Some(value) => Loaded { value, stopped: 0 },
+                None => Loaded { value: 0, stopped: 1 },
             }
         }
 
@@ -49,10 +62,7 @@ macro_rules! memory {
         pub unsafe extern "sysv64" fn $store(hart: *mut Hart, va: u64, value: u64) -> u64 {
             // SAFETY: see the module comment.
             let hart = unsafe { &mut *hart };
-            match hart.store(va, $width, value) {
-                Ok(()) => 0,
-                Err(trap) => trapped(hart, trap),
-            }
+            status(guarded(hart, |hart| hart.store(va, $width, value)))
         }
     };
 }
@@ -70,10 +80,7 @@ pub unsafe extern "sysv64" fn interpret(hart: *mut Hart, insn: *const Insn) -> u
     // SAFETY: see the module comment; kept instructions live as long as the code that names them.
     let (hart, insn) = unsafe { (&mut *hart, &*insn) };
     hart.state.pc = pc(hart);
-    match interpret::execute(hart, insn) {
-        Ok(()) => 0,
-        Err(trap) => trapped(hart, trap),
-    }
+    status(guarded(hart, |hart| interpret::execute(hart, insn)))
 }
 
 /// Fetch and run one instruction, which crosses its page: what its second half is depends on how
@@ -85,8 +92,5 @@ pub unsafe extern "sysv64" fn step(hart: *mut Hart) -> u64 {
     // SAFETY: see the module comment.
     let hart = unsafe { &mut *hart };
     hart.state.pc = pc(hart);
-    match interpret::step(hart) {
-        Ok(()) => 0,
-        Err(trap) => trapped(hart, trap),
-    }
+    status(guarded(hart, interpret::step))
 }

@@ -3,6 +3,8 @@
 
 mod sbi;
 mod start_line;
+#[cfg(test)]
+mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,0 +1,159 @@
+//! The vCPU on its own thread with mocked peers: pause, resume, reset, kick, and how it dies.
+
+use std::time::Duration;
+
+use super::*;
+use crate::actors::probe::Probe;
+use crate::cpu::inbox::Peers;
+use crate::cpu::irq::MSIP;
+use crate::cpu::isa::IsaConfig;
+use crate::devices::bus::{Bus, MmioTarget, Region};
+use crate::machine::clock::VirtualClock;
+use crate::machine::memory::{GuestRam, RAM_BASE};
+
+/// A device that panics when it is read.
+struct Bomb;
+
+impl MmioTarget for Bomb {
+    fn read(&self, _: u64, _: u8) -> Result<u64, crate::actors::message::MmioFault> {
+        panic!("bomb")
+    }
+    fn write(&self, _: u64, _: u8, _: u64) -> Result<(), crate::actors::message::MmioFault> {
+        Ok(())
+    }
+}
+
+const BOMB: u64 = 0x1000_0000;
+
+struct Bench {
+    vcpu: VcpuThread,
+    env: HartEnv,
+    failure: Probe<ActorFailed>,
+}
+
+/// A vCPU that starts at `program` in M-mode.
+async fn bench(accel: Accel, program: &[u32]) -> Bench {
+    let peers = Peers::new(1);
+    let bomb = Region { name: "bomb".into(), range: BOMB..BOMB + 8, target: Box::new(Bomb) };
+    let env = HartEnv {
+        hartid: 0,
+        isa: Arc::new(IsaConfig::max()),
+        ram: Arc::new(GuestRam::new(RAM_BASE, 1 << 20).unwrap()),
+        bus: Arc::new(Bus::new(vec![bomb])),
+        irq: Arc::clone(&peers.0[0].irq),
+        clock: Arc::new(VirtualClock::default()),
+        inbox: Arc::clone(&peers.0[0].inbox),
+        peers,
+        stimer: Outlet::Unconnected,
+    };
+    env.ram.observe_code(Arc::new(env.peers.clone()));
+    for (i, word) in program.iter().enumerate() {
+        env.ram.store_u32(RAM_BASE + 4 * i as u64, *word).unwrap();
+    }
+    let failure = Probe::new();
+    let vcpu = Vcpu::start(VcpuParts {
+        env: env.clone(),
+        accel,
+        stimer_fired: Arc::default(),
+        start_line: StartLine::new(1),
+        firmware: None,
+        failure: failure.outlet(),
+    })
+    .unwrap();
+    let start = HartStart::Machine { pc: RAM_BASE };
+    vcpu.addr.send(ResetHart { start }).await.unwrap();
+    Bench { vcpu, env, failure }
+}
+
+impl Bench {
+    async fn x(&self, register: usize) -> u64 {
+        self.vcpu.addr.send(SnapshotHart).await.unwrap().state.x[register]
+    }
+
+    /// Wait until register `x` is not `old`; what it is then.
+    async fn changed(&self, register: usize, old: u64) -> u64 {
+        for _ in 0..2000 {
+            let now = self.x(register).await;
+            if now != old {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("x{register} is still {old:#x}");
+    }
+
+    async fn end(self) {
+        self.vcpu.addr.send(Terminate).await.unwrap();
+        self.vcpu.thread.join().unwrap();
+    }
+}
+
+const BOTH: [Accel; 2] = [Accel::Jit { cache: 1 << 20 }, Accel::Interp];
+/// `addi x5, x5, 1; j -4`
+const COUNT: [u32; 2] = [0x0012_8293, 0xffdf_f06f];
+
+#[actix::test]
+async fn a_vcpu_runs_only_between_resume_and_pause() {
+    for accel in BOTH {
+        let b = bench(accel, &COUNT).await;
+        assert_eq!(b.x(5).await, 0);
+        b.vcpu.addr.send(Resume).await.unwrap();
+        b.changed(5, 0).await;
+        b.vcpu.addr.send(Pause).await.unwrap();
+        let stopped = b.x(5).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(b.x(5).await, stopped, "{accel:?}");
+        b.vcpu.addr.send(Resume).await.unwrap();
+        b.changed(5, stopped).await;
+        b.end().await;
+    }
+}
+
+#[actix::test]
+async fn a_reset_hart_starts_over() {
+    for accel in BOTH {
+        let b = bench(accel, &COUNT).await;
+        b.vcpu.addr.send(Resume).await.unwrap();
+        b.changed(5, 0).await;
+        b.vcpu.addr.send(Pause).await.unwrap();
+        let start = HartStart::Machine { pc: RAM_BASE + 4 };
+        b.vcpu.addr.send(ResetHart { start }).await.unwrap();
+        let snapshot = b.vcpu.addr.send(SnapshotHart).await.unwrap();
+        assert_eq!((snapshot.state.x[5], snapshot.state.pc), (0, RAM_BASE + 4));
+        b.end().await;
+    }
+}
+
+#[actix::test]
+async fn an_interrupt_wakes_a_waiting_hart() {
+    // csrwi mie, 8; wfi; addi x5, x5, 1; j .
+    let program = [0x3044_5073, 0x1050_0073, 0x0012_8293, 0x0000_006f];
+    for accel in BOTH {
+        let b = bench(accel, &program).await;
+        b.vcpu.addr.send(Resume).await.unwrap();
+        for _ in 0..2000 {
+            if b.vcpu.addr.send(SnapshotHart).await.unwrap().state.waiting {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(b.x(5).await, 0);
+        b.env.irq.set_lines(MSIP, true);
+        assert_eq!(b.changed(5, 0).await, 1);
+        b.end().await;
+    }
+}
+
+#[actix::test]
+async fn a_panic_under_a_vcpu_is_reported_and_its_mailbox_closes() {
+    // lui x6, 0x10000; lw x5, 0(x6)
+    let program = [0x1000_0337, 0x0003_2283];
+    for accel in BOTH {
+        let b = bench(accel, &program).await;
+        b.vcpu.addr.do_send(Resume);
+        let failed = b.failure.expect_within(Duration::from_secs(5));
+        assert_eq!((&*failed.name, failed.reason.as_str()), ("CPU 0", "bomb"), "{accel:?}");
+        b.vcpu.thread.join().unwrap();
+        assert!(b.vcpu.addr.send(SnapshotHart).await.is_err());
+    }
+}
