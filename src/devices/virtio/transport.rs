@@ -170,14 +170,14 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         self.state.queues.get_mut(self.queue_sel)
     }
 
-    /// As `reset` of the whole device: registers, rings, device.
+    /// The driver's reset, a zero in `Status`: registers, rings, device. Not GuestPageSize, which a
+    /// legacy driver may write once and before the reset, as Linux does.
     fn reset(&mut self) {
         self.state.reset(fresh_queues(&self.device));
         self.aligns.fill(4096);
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
         self.driver_features = [0; 2];
-        self.page_shift = 0;
         self.queue_sel = 0;
         self.held.clear();
         self.device.reset(&mut self.state);
@@ -445,6 +445,7 @@ impl<D: VirtioDevice> Handler<Reset> for VirtioMmio<D> {
     type Result = ();
 
     fn handle(&mut self, _: Reset, _: &mut Self::Context) {
+        self.page_shift = 0;
         self.reset();
     }
 }
