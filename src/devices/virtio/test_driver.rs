@@ -72,6 +72,10 @@ impl<D: VirtioDevice> Driver<D> {
     /// Reset, negotiate `wanted` of the features on offer, lay the queues out, DRIVER_OK. Returns
     /// the features on offer.
     pub(super) fn start(&mut self, wanted: u64) -> u64 {
+        if self.legacy {
+            // GuestPageSize comes first, as Linux writes it: it outlives the driver's reset.
+            self.write(0x28, 4096);
+        }
         self.write(0x70, 0);
         self.write(0x70, 3);
         let mut offered = 0;
@@ -81,9 +85,7 @@ impl<D: VirtioDevice> Driver<D> {
             self.write(0x24, half);
             self.write(0x20, (wanted >> (32 * half)) as u32);
         }
-        if self.legacy {
-            self.write(0x28, 4096);
-        } else {
+        if !self.legacy {
             self.write(0x70, 11);
             assert_eq!(self.read(0x70), 11, "FEATURES_OK stays");
         }
