@@ -49,7 +49,9 @@ fn dispatch(c: &mut Criterion) {
             ; .align 4096
             ; ->far:
             ; addi a0, a0, -1
-            ; bnez a0, ->near
+            ; beqz a0, >over
+            ; j ->near
+            ; over:
             ; ebreak
         )
     });
