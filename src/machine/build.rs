@@ -100,6 +100,8 @@ pub struct Machine {
     pub blocks: Vec<Addr<BlockNode>>,
     /// The serial port, to ask what it has not sent yet.
     pub uart: Recipient<Snapshot<UartState>>,
+    /// Keeps the devices, and what they have still to say, when the harts' threads have ended.
+    pub bus: Arc<Bus>,
 }
 
 /// The devices being built.
@@ -284,7 +286,7 @@ pub fn build(
         threads.push(thread);
         addrs.push(addr);
     }
-    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks, uart })
+    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks, uart, bus })
 }
 
 /// An outlet that drives an interrupt bit of a hart.
