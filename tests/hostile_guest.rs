@@ -230,7 +230,7 @@ fn csr_step(at: u64, random: &mut Random) -> Vec<u8> {
             if csr == 0x305 {
                 continue;
             }
-            let pmpcfg = 0x3a0 <= csr && csr < 0x3b0;
+            let pmpcfg = (0x3a0..0x3b0).contains(&csr);
             let value = random.value() & if pmpcfg { 0x7f7f_7f7f_7f7f_7f7f } else { u64::MAX };
             let op = 1 + random.below(3);
             let insn = csr << 20 | 10 << 15 | op << 12 | 11 << 7 | 0x73;
