@@ -13,9 +13,9 @@ use super::firmware::hsm::Hsm;
 use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
 use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
-use super::message::{MachineTree, VmError};
+use super::message::{MachineTree, RequestReset, RequestShutdown, VmError};
 use super::spec::{self, Firmware, MachineSpec};
-use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts};
+use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
 use super::{fw_cfg_items, localtime, tree, virtio_slots};
 use crate::actors::cell::DeviceCell;
 use crate::actors::context::InlineContext;
@@ -102,6 +102,12 @@ pub struct Machine {
     pub uart: Recipient<Snapshot<UartState>>,
     /// Keeps the devices, and what they have still to say, when the harts' threads have ended.
     pub bus: Arc<Bus>,
+}
+
+/// Where the guest asks for the machine's end, or its restart.
+struct GuestRequests {
+    shutdown: Outlet<RequestShutdown>,
+    reset: Outlet<RequestReset>,
 }
 
 /// The devices being built.
@@ -233,6 +239,11 @@ pub fn build(
     let vm_context = Context::<Vm>::new();
     let vm = vm_context.address();
     let failure = Outlet::Mailbox(vm.clone().recipient());
+    let reset_asked = Arc::default();
+    let requests = GuestRequests {
+        shutdown: vm.clone().recipient().into(),
+        reset: guest_reset(&vm, &reset_asked),
+    };
     let (timers, timer_thread) =
         Timers::start(Arc::clone(&clock), failure.clone()).map_err(BuildError::TimerThread)?;
     let mut board = Board {
@@ -242,7 +253,8 @@ pub fn build(
         regions: Vec::new(),
         lifecycles: Vec::new(),
     };
-    let (uart, blocks) = devices(&mut board, spec, &plan, &ram, &peers, &vm, &mut connections)?;
+    let (uart, blocks) =
+        devices(&mut board, spec, &plan, &ram, &peers, &requests, &mut connections)?;
     let blocks = blocks.into_iter().map(|node| node.start()).collect();
     board.lifecycles.push(timers.lifecycle());
     let tree = Arc::new(MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) });
@@ -263,7 +275,7 @@ pub fn build(
             peers: peers.clone(),
             stimer: Outlet::Unconnected,
         };
-        vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &vm, &failure)?);
+        vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &requests, &failure)?);
     }
     let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
     let parts = VmParts {
@@ -278,6 +290,7 @@ pub fn build(
         shutdown: spec.actions.shutdown,
         panic: spec.actions.panic,
         exit: connections.exit,
+        reset_asked,
     };
     vm_context.run(Vm::new(parts));
     let mut threads = vec![timer_thread];
@@ -301,7 +314,7 @@ fn devices(
     plan: &BootPlan,
     ram: &Arc<GuestRam>,
     peers: &Peers,
-    vm: &Addr<Vm>,
+    requests: &GuestRequests,
     connections: &mut Connections<'_>,
 ) -> Result<(Recipient<Snapshot<UartState>>, Vec<BlockNode>), BuildError> {
     let chardevs = connections.chardevs;
@@ -315,8 +328,7 @@ fn devices(
         let rom = Rom::new(plan.reset_vector.clone());
         board.map("riscv_virt_board.mrom", map::MROM.base, map::MROM.size, rom);
     }
-    let finisher =
-        Finisher { shutdown: vm.clone().recipient().into(), reset: vm.clone().recipient().into() };
+    let finisher = Finisher { shutdown: requests.shutdown.clone(), reset: requests.reset.clone() };
     board.map("riscv.sifive.test", map::FINISHER.base, finisher::SIZE, finisher);
 
     let rtc = Rtc::new(
@@ -387,7 +399,7 @@ fn vcpu(
     timers: &Timers,
     hsm: Option<&Arc<Hsm>>,
     start_line: &Arc<StartLine>,
-    vm: &Addr<Vm>,
+    requests: &GuestRequests,
     failure: &Outlet<ActorFailed>,
 ) -> Result<VcpuThread, BuildError> {
     let stimer_fired = Arc::new(AtomicBool::new(false));
@@ -408,8 +420,8 @@ fn vcpu(
     let firmware = hsm.map(|hsm| BuiltinFirmware {
         hsm: Arc::clone(hsm),
         counters: Default::default(),
-        shutdown: vm.clone().recipient().into(),
-        reset: vm.clone().recipient().into(),
+        shutdown: requests.shutdown.clone(),
+        reset: requests.reset.clone(),
     });
     let (failure, start_line) = (failure.clone(), Arc::clone(start_line));
     Ok(Vcpu::start(VcpuParts { env, accel, stimer_fired, firmware, failure, start_line })?)

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::dev::RecipientRequest;
@@ -92,6 +92,19 @@ pub struct VmParts {
     pub shutdown: ShutdownAction,
     pub panic: PanicAction,
     pub exit: Outlet<Exited>,
+    /// The guest has asked for a reset that is not done yet; see `guest_reset`.
+    pub reset_asked: Arc<AtomicBool>,
+}
+
+/// Where the guest's requests for a reset go: one at a time, so that harts which ask for it over
+/// and over fill no mailbox, and what was asked before a reset does not cause another.
+pub fn guest_reset(vm: &Addr<Vm>, asked: &Arc<AtomicBool>) -> Outlet<RequestReset> {
+    let (vm, asked) = (vm.clone(), Arc::clone(asked));
+    Outlet::fold(move |request| {
+        if !asked.swap(true, Ordering::AcqRel) {
+            vm.do_send(request);
+        }
+    })
 }
 
 impl std::fmt::Debug for VmParts {
@@ -217,6 +230,8 @@ impl Vm {
                     .into_actor(vm)
                 })
                 .then(move |restarted, vm: &mut Self, _| {
+                    // The harts are halted: nobody asks again before they run.
+                    vm.parts.reset_asked.store(false, Ordering::Release);
                     vm.emit(VmEvent::Reset { cause });
                     let again = restarted.is_ok() && was_running;
                     if !was_running && vm.state != RunState::Inmigrate {

@@ -12,6 +12,7 @@ struct Mocks {
     events: Probe<VmEvent>,
     exit: Probe<Exited>,
     clock: Arc<VirtualClock>,
+    reset_asked: Arc<AtomicBool>,
 }
 
 struct OneHart;
@@ -31,6 +32,7 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         events: Probe::new(),
         exit: Probe::new(),
         clock: Arc::default(),
+        reset_asked: Arc::default(),
     };
     let vcpu = VcpuLink {
         pause: mocks.pause.recipient(),
@@ -59,6 +61,7 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         reboot,
         shutdown,
         exit: mocks.exit.outlet(),
+        reset_asked: Arc::clone(&mocks.reset_asked),
     };
     let addr = Vm::new(parts).start();
     addr.do_send(SubscribeEvents(mocks.events.recipient()));
@@ -97,6 +100,22 @@ async fn a_guest_reset_resets_devices_and_harts_and_runs_on() {
     assert_eq!((m.reset.take().len(), m.device_reset.take().len()), (2, 2));
     assert_eq!(state(&vm).await, RunState::Running);
     assert_eq!(m.events.take(), [VmEvent::Resume, VmEvent::Reset { cause }]);
+}
+
+#[actix::test]
+async fn a_flood_of_guest_resets_is_one_reset() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    m.reset.take();
+    let outlet = guest_reset(&vm, &m.reset_asked);
+    for _ in 0..1000 {
+        outlet.send(RequestReset { cause: ShutdownCause::GuestReset });
+    }
+    assert_eq!(state(&vm).await, RunState::Running);
+    assert_eq!(m.reset.take().len(), 1);
+    outlet.send(RequestReset { cause: ShutdownCause::GuestReset });
+    assert_eq!(state(&vm).await, RunState::Running);
+    assert_eq!(m.reset.take().len(), 1, "after a reset the guest can ask again");
 }
 
 #[actix::test]
