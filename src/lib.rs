@@ -10,6 +10,7 @@ pub mod devices;
 pub mod hmp;
 pub mod jit;
 pub mod machine;
+pub mod migration;
 pub mod qmp;
 pub mod report;
 pub mod signals;

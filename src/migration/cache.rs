@@ -1,0 +1,222 @@
+//! What the monitor remembers of this machine's migration: the only source of `query-migrate`,
+//! `info migrate` and the reason a blocking `migrate` prints.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::message::{Blockers, MigrationEvent, Progress, RamStats, Side, XbzrleStats};
+use super::status::{ErrorDesc, MigrationState, MigrationStatus};
+
+/// The last that is known.
+#[derive(Debug, Clone, Default)]
+pub struct MigrationCache {
+    current: Option<Current>,
+    /// Survives until the next migration begins.
+    reason: Option<ErrorDesc>,
+    listening: Vec<Value>,
+    blockers: Blockers,
+}
+
+#[derive(Debug, Clone)]
+struct Current {
+    side: Side,
+    state: MigrationState,
+    progress: Progress,
+}
+
+/// QAPI `MigrationInfo`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationInfo {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<MigrationStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram: Option<RamStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xbzrle_cache: Option<XbzrleStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_time: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_downtime: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup_time: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_throttle_percentage: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_desc: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked_reasons: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_address: Option<Vec<Value>>,
+    /// Not QAPI's: what HMP shows of a peer that does not answer.
+    #[serde(skip)]
+    pub stalled: Option<u64>,
+}
+
+impl MigrationCache {
+    /// Nothing has migrated; `blockers` refuse it.
+    pub fn new(blockers: Blockers) -> Self {
+        Self { blockers, ..Self::default() }
+    }
+
+    /// Take in what a migration actor tells.
+    pub fn apply(&mut self, event: &MigrationEvent) {
+        match event {
+            MigrationEvent::State { side, state, progress } => {
+                if matches!(state, MigrationState::Setup) {
+                    self.reason = None;
+                    self.listening.clear();
+                }
+                if let Some(reason) = state.reason() {
+                    self.reason = Some(reason.clone());
+                }
+                let progress = progress.as_ref().clone();
+                self.current = Some(Current { side: *side, state: state.clone(), progress });
+            }
+            MigrationEvent::Progress(progress) => {
+                if let Some(current) = &mut self.current {
+                    current.progress = progress.as_ref().clone();
+                }
+            }
+            MigrationEvent::Listening(addresses) => self.listening = addresses.clone(),
+            MigrationEvent::Pass(_) => {}
+        }
+    }
+
+    /// The status now; none before the first migration.
+    pub fn status(&self) -> MigrationStatus {
+        self.current.as_ref().map_or(MigrationStatus::None, |c| c.state.status())
+    }
+
+    /// Whether a migration is under way.
+    pub fn is_busy(&self) -> bool {
+        !self.status().is_final()
+    }
+
+    /// The end that this machine is of the migration.
+    pub fn side(&self) -> Option<Side> {
+        self.current.as_ref().map(|c| c.side)
+    }
+
+    /// Why the last migration failed, if it did.
+    pub fn reason(&self) -> Option<&ErrorDesc> {
+        self.reason.as_ref()
+    }
+
+    /// What refuses migrations.
+    pub fn blockers(&self) -> &[String] {
+        &self.blockers
+    }
+
+    /// `query-migrate`.
+    pub fn info(&self) -> MigrationInfo {
+        let mut info = MigrationInfo::default();
+        if !self.blockers.is_empty() {
+            info.blocked_reasons = Some(self.blockers.to_vec());
+        }
+        let Some(Current { side, state, progress }) = &self.current else { return info };
+        let status = state.status();
+        info.status = Some(status);
+        info.error_desc = state.reason().map(|reason| reason.as_str().to_owned());
+        if *side == Side::Destination {
+            if !self.listening.is_empty() && !status.is_final() {
+                info.socket_address = Some(self.listening.clone());
+            }
+            return info;
+        }
+        let under_way = matches!(
+            status,
+            MigrationStatus::Active
+                | MigrationStatus::Cancelling
+                | MigrationStatus::PreSwitchover
+                | MigrationStatus::Device
+        );
+        if under_way || status.is_postcopy() || status == MigrationStatus::Completed {
+            info.ram = Some(progress.ram.clone());
+            info.xbzrle_cache = progress.xbzrle.clone();
+            info.total_time = Some(progress.total_time);
+            info.setup_time = Some(progress.setup_time);
+            info.downtime = progress.downtime;
+            info.cpu_throttle_percentage = progress.cpu_throttle_percentage;
+        }
+        if under_way {
+            info.expected_downtime = progress.expected_downtime;
+            info.downtime = None;
+        }
+        if !status.is_final() {
+            info.stalled = progress.stalled;
+        }
+        info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entered(state: MigrationState) -> MigrationEvent {
+        MigrationEvent::State { side: Side::Source, state, progress: Box::default() }
+    }
+
+    #[test]
+    fn a_reason_lasts_until_the_next_migration() {
+        let mut cache = MigrationCache::default();
+        assert_eq!(serde_json::to_value(cache.info()).unwrap(), serde_json::json!({}));
+        cache.apply(&entered(MigrationState::Setup));
+        cache.apply(&entered(MigrationState::Failed(ErrorDesc::new("no route"))));
+        let told = serde_json::json!({"status": "failed", "error-desc": "no route"});
+        assert_eq!(serde_json::to_value(cache.info()).unwrap(), told);
+        // Figures that come late change nothing of it.
+        cache.apply(&MigrationEvent::Progress(Box::default()));
+        assert_eq!(serde_json::to_value(cache.info()).unwrap(), told);
+        cache.apply(&entered(MigrationState::Setup));
+        let told = serde_json::json!({"status": "setup"});
+        assert_eq!(serde_json::to_value(cache.info()).unwrap(), told);
+        assert_eq!(cache.reason(), None);
+    }
+
+    #[test]
+    fn figures_are_told_while_they_mean_something() {
+        let mut cache = MigrationCache::default();
+        let progress = Progress {
+            downtime: Some(3),
+            expected_downtime: Some(300),
+            total_time: 10,
+            ..Progress::default()
+        };
+        let at = |state| MigrationEvent::State {
+            side: Side::Source,
+            state,
+            progress: Box::new(progress.clone()),
+        };
+        cache.apply(&at(MigrationState::Active));
+        let info = cache.info();
+        assert_eq!((info.downtime, info.expected_downtime), (None, Some(300)));
+        cache.apply(&at(MigrationState::Completed));
+        let info = cache.info();
+        assert_eq!((info.downtime, info.expected_downtime), (Some(3), None));
+        assert_eq!(info.total_time, Some(10));
+        cache.apply(&at(MigrationState::Cancelled(None)));
+        let told = serde_json::json!({"status": "cancelled"});
+        assert_eq!(serde_json::to_value(cache.info()).unwrap(), told);
+    }
+
+    #[test]
+    fn a_destination_tells_where_it_listens() {
+        let mut cache = MigrationCache::default();
+        let at = |state| MigrationEvent::State {
+            side: Side::Destination,
+            state,
+            progress: Box::default(),
+        };
+        cache.apply(&at(MigrationState::Setup));
+        let address = serde_json::json!({"type": "inet", "host": "::1", "port": "1"});
+        cache.apply(&MigrationEvent::Listening(vec![address.clone()]));
+        assert_eq!(cache.info().socket_address, Some(vec![address]));
+        cache.apply(&at(MigrationState::Completed));
+        let told = serde_json::json!({"status": "completed"});
+        assert_eq!(serde_json::to_value(cache.info()).unwrap(), told);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the monitor asks of the migration actors, and what they tell it.
+
+use std::sync::Arc;
+
+use actix::Message;
+use serde_json::Value;
+
+use super::capability::Capabilities;
+use super::parameters::Parameters;
+use super::status::{ErrorDesc, MigrationState};
+
+/// Capabilities and parameters, as they stood when a migration was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub capabilities: Capabilities,
+    pub parameters: Parameters,
+}
+
+/// Figures of a migration under way, in QAPI's units (`MigrationInfo`, `MigrationStats`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    pub ram: RamStats,
+    pub xbzrle: Option<XbzrleStats>,
+    /// ms since the start
+    pub total_time: u64,
+    /// ms
+    pub setup_time: u64,
+    /// ms; known once the guest has stopped for good
+    pub downtime: Option<u64>,
+    /// ms; before that
+    pub expected_downtime: Option<u64>,
+    /// percent; only while vCPUs are throttled
+    pub cpu_throttle_percentage: Option<u8>,
+    /// ms since bytes last went either way, while the channel does not take or give any
+    pub stalled: Option<u64>,
+}
+
+/// QAPI `MigrationStats`.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RamStats {
+    pub transferred: u64,
+    pub remaining: u64,
+    pub total: u64,
+    pub duplicate: u64,
+    pub normal: u64,
+    pub normal_bytes: u64,
+    pub dirty_pages_rate: u64,
+    pub mbps: f64,
+    pub dirty_sync_count: u64,
+    pub postcopy_requests: u64,
+    pub page_size: u64,
+    pub multifd_bytes: u64,
+    pub pages_per_second: u64,
+    pub precopy_bytes: u64,
+    pub downtime_bytes: u64,
+    pub postcopy_bytes: u64,
+    pub dirty_sync_missed_zero_copy: u64,
+}
+
+/// QAPI `XBZRLECacheStats`.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct XbzrleStats {
+    pub cache_size: u64,
+    pub bytes: u64,
+    pub pages: u64,
+    pub cache_miss: u64,
+    pub cache_miss_rate: f64,
+    pub encoding_rate: f64,
+    pub overflow: u64,
+}
+
+/// Which end of a migration this machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+/// Migration actor → monitor. A failure's reason is in the log and in the monitor's cache before
+/// any client hears of the failure, because this message is where all three begin.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub enum MigrationEvent {
+    /// Entered a state; the figures are those at that moment.
+    State { side: Side, state: MigrationState, progress: Box<Progress> },
+    /// Figures only (a few times a second).
+    Progress(Box<Progress>),
+    /// A pass over memory begins (event MIGRATION_PASS).
+    Pass(u64),
+    /// The destination listens at these addresses (QAPI `SocketAddress` each).
+    Listening(Vec<Value>),
+}
+
+/// Monitor → source: `migrate_cancel`. Answered when the cancellation is under way.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct CancelMigration;
+
+/// Monitor → source: `migrate-continue` out of `pre-switchover`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct ContinueMigration;
+
+/// Monitor → source: `migrate-start-postcopy`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct StartPostcopy;
+
+/// Monitor → source or destination: `migrate-pause`, of a postcopy.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct PauseMigration;
+
+/// Monitor → source: parameters that may change under way have changed.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct UpdateParameters(pub Parameters);
+
+/// What refuses every migration of this machine, in QEMU's words.
+pub type Blockers = Arc<[String]>;

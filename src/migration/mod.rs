@@ -1,0 +1,14 @@
+//! Migration: the machine's state to another process, and the reason whenever it does not get
+//! there.
+//!
+//! `source` and `destination` are the actors; both tell every change of their state as a
+//! `MigrationEvent`. The monitor keeps the last one in a `cache::MigrationCache` and answers
+//! `query-migrate` from it alone, so a failure's reason outlives the actor that met it.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod capability;
+pub mod message;
+pub mod parameters;
+pub mod status;
