@@ -12,3 +12,4 @@ pub mod capability;
 pub mod message;
 pub mod parameters;
 pub mod status;
+pub mod stream;
