@@ -15,6 +15,7 @@ use understudy::actors::probe::Probe;
 use understudy::actors::timer::Timers;
 use understudy::devices::bus::{Bus, MmioTarget, Region};
 use understudy::devices::irq::plic::{Plic, PlicLines};
+use understudy::devices::shell::Shell;
 use understudy::machine::clock::VirtualClock;
 
 /// One register.
@@ -83,7 +84,7 @@ fn access(c: &mut Criterion) {
 
 fn interrupts(c: &mut Criterion) {
     let lines = Arc::new(PlicLines::new((0..8).map(|_| Outlet::fold(|_| ())).collect()));
-    let plic = DeviceCell::new(Plic::new(Arc::clone(&lines)), "plic", Outlet::Unconnected);
+    let plic = DeviceCell::new(Shell(Plic::new(Arc::clone(&lines))), "plic", Outlet::Unconnected);
     let _ = plic.write(4 * 10, 4, 1);
     let _ = plic.write(0x2080, 4, 1 << 10);
     let source = lines.outlet();

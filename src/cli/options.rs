@@ -9,14 +9,26 @@ struct Row {
     names: &'static str,
     /// How the argument is shown in the help; empty for a flag.
     value: &'static str,
-    help: &'static str,
+    says: Says,
+}
+
+/// What there is to say about an option.
+enum Says {
+    /// It does this.
+    Help(&'static str),
+    /// It is QEMU's, and refused for this reason; the help does not show it.
+    Refused(&'static str),
 }
 
 const fn row(names: &'static str, value: &'static str, help: &'static str) -> Row {
-    Row { names, value, help }
+    Row { names, value, says: Says::Help(help) }
 }
 
-/// Options that do what their help says, under QEMU's headings.
+const fn refused(names: &'static str, value: &'static str, reason: &'static str) -> Row {
+    Row { names, value, says: Says::Refused(reason) }
+}
+
+/// The options, under QEMU's headings.
 const OPTIONS: &[(&str, &[Row])] = &[
     (
         "Standard options",
@@ -164,50 +176,63 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("no-user-config", "", "there are no configuration files"),
         ],
     ),
-];
-
-/// Options of QEMU that are understood but refused: (names, takes an argument, why).
-const REFUSED: &[(&str, bool, &str)] = &[
-    ("add-fd", true, "descriptor sets are not available"),
-    ("audio|audiodev", true, "the machine has no sound device"),
-    ("blockdev", true, "block nodes are not available; use -drive"),
-    ("cdrom", true, "the machine has no CD-ROM drive; use -drive with if=virtio"),
-    ("compat", true, "compatibility policies are not available"),
-    ("dfilter", true, "the log cannot be filtered by address"),
-    ("enable-kvm", false, "invalid accelerator kvm; '-accel help' lists the valid ones"),
-    ("fda|fdb", true, "the machine has no floppy drive"),
-    ("fsdev|virtfs", true, "file system devices are not available"),
-    ("full-screen", false, "there is no graphical output"),
-    ("icount", true, "instruction counting is not available"),
-    ("incoming", true, "migration is not available"),
-    ("iscsi", true, "iSCSI is not available"),
-    ("jitdump|perfmap", false, "maps of translated code are not available"),
-    ("k", true, "keyboard layouts belong to graphical displays, and there is none"),
-    ("loadvm", true, "snapshots are not available"),
-    ("mem-path", true, "RAM in a file is not available"),
-    ("mem-prealloc", false, "RAM is allocated when it is touched"),
-    ("mtdblock|sd|pflash", true, "flash images are not available"),
-    ("netdev", true, "network devices are not available; only -nic none"),
-    ("numa", true, "NUMA nodes are not available"),
-    ("only-migratable", false, "migration is not available"),
-    ("plugin", true, "plugins are not available"),
-    ("preconfig", false, "the machine cannot be configured at run time"),
-    ("readconfig", true, "configuration files are not available"),
-    ("run-with", true, "async-teardown, chroot, exit-with-parent and user are not available"),
-    ("s", false, "the gdb stub is not available"),
-    ("seed", true, "a seed for random numbers is not available"),
-    ("semihosting", false, "semihosting is not available"),
-    ("semihosting-config", true, "semihosting is not available"),
-    ("set", true, "write the property where the item is defined"),
-    ("smbios", true, "the machine has no SMBIOS tables"),
-    ("snapshot", false, "temporary overlays are not available"),
-    ("spice|vnc", true, "there is no graphical output; use -display none"),
-    ("tpmdev", true, "the machine has no TPM"),
-    ("trace", true, "trace events are not available; '-d help' lists log items"),
-    ("usb", false, "the machine has no USB controller"),
-    ("usbdevice", true, "the machine has no USB controller"),
-    ("watchdog-action", true, "use -action watchdog="),
-    ("xen-domid|xen-attach", true, "Xen is not available"),
+    (
+        "Options of QEMU that the machine has nothing for",
+        &[
+            refused("add-fd", "value", "descriptor sets are not available"),
+            refused("audio|audiodev", "value", "the machine has no sound device"),
+            refused("blockdev", "value", "block nodes are not available; use -drive"),
+            refused("cdrom", "value", "the machine has no CD-ROM drive; use -drive with if=virtio"),
+            refused("compat", "value", "compatibility policies are not available"),
+            refused("dfilter", "value", "the log cannot be filtered by address"),
+            refused(
+                "enable-kvm",
+                "",
+                "invalid accelerator kvm; '-accel help' lists the valid ones",
+            ),
+            refused("fda|fdb", "value", "the machine has no floppy drive"),
+            refused("fsdev|virtfs", "value", "file system devices are not available"),
+            refused("full-screen", "", "there is no graphical output"),
+            refused("icount", "value", "instruction counting is not available"),
+            refused("incoming", "value", "migration is not available"),
+            refused("iscsi", "value", "iSCSI is not available"),
+            refused("jitdump|perfmap", "", "maps of translated code are not available"),
+            refused(
+                "k",
+                "value",
+                "keyboard layouts belong to graphical displays, and there is none",
+            ),
+            refused("loadvm", "value", "snapshots are not available"),
+            refused("mem-path", "value", "RAM in a file is not available"),
+            refused("mem-prealloc", "", "RAM is allocated when it is touched"),
+            refused("mtdblock|sd|pflash", "value", "flash images are not available"),
+            refused("netdev", "value", "network devices are not available; only -nic none"),
+            refused("numa", "value", "NUMA nodes are not available"),
+            refused("only-migratable", "", "migration is not available"),
+            refused("plugin", "value", "plugins are not available"),
+            refused("preconfig", "", "the machine cannot be configured at run time"),
+            refused("readconfig", "value", "configuration files are not available"),
+            refused(
+                "run-with",
+                "value",
+                "async-teardown, chroot, exit-with-parent and user are not available",
+            ),
+            refused("s", "", "the gdb stub is not available"),
+            refused("seed", "value", "a seed for random numbers is not available"),
+            refused("semihosting", "", "semihosting is not available"),
+            refused("semihosting-config", "value", "semihosting is not available"),
+            refused("set", "value", "write the property where the item is defined"),
+            refused("smbios", "value", "the machine has no SMBIOS tables"),
+            refused("snapshot", "", "temporary overlays are not available"),
+            refused("spice|vnc", "value", "there is no graphical output; use -display none"),
+            refused("tpmdev", "value", "the machine has no TPM"),
+            refused("trace", "value", "trace events are not available; '-d help' lists log items"),
+            refused("usb", "", "the machine has no USB controller"),
+            refused("usbdevice", "value", "the machine has no USB controller"),
+            refused("watchdog-action", "value", "use -action watchdog="),
+            refused("xen-domid|xen-attach", "value", "Xen is not available"),
+        ],
+    ),
 ];
 
 /// Marks, in the argument's value name, an option that takes no argument.
@@ -234,13 +259,12 @@ pub fn command() -> Command {
         .no_binary_name(true);
     for (heading, rows) in OPTIONS {
         for row in *rows {
-            command = command.arg(
-                argument(row.names, !row.value.is_empty()).help_heading(*heading).help(row.help),
-            );
+            let arg = argument(row.names, !row.value.is_empty()).help_heading(*heading);
+            command = command.arg(match row.says {
+                Says::Help(text) => arg.help(text),
+                Says::Refused(_) => arg.hide(true),
+            });
         }
-    }
-    for (names, takes_value, _) in REFUSED {
-        command = command.arg(argument(names, *takes_value).hide(true));
     }
     command
 }
@@ -252,7 +276,12 @@ pub fn takes_value(arg: &Arg) -> bool {
 
 /// Why an option is refused, by its first name.
 pub fn refusal(name: &str) -> Option<&'static str> {
-    REFUSED.iter().find(|(names, ..)| names.split('|').next() == Some(name)).map(|row| row.2)
+    let mut rows = OPTIONS.iter().flat_map(|(_, rows)| rows.iter());
+    let row = rows.find(|row| row.names.split('|').next() == Some(name))?;
+    match row.says {
+        Says::Refused(reason) => Some(reason),
+        Says::Help(_) => None,
+    }
 }
 
 /// The text of `-help`.
@@ -260,12 +289,16 @@ pub fn help(program: &str) -> String {
     let mut text = format!("{}usage: {program} [options] [disk_image]\n", version());
     text.push_str("\nWithout any option, a small guest of understudy's own is run.\n");
     for (heading, rows) in OPTIONS {
-        text.push_str(&format!("\n{heading}:\n"));
+        let mut heading = Some(heading);
         for row in *rows {
+            let Says::Help(help) = row.says else { continue };
+            if let Some(heading) = heading.take() {
+                text.push_str(&format!("\n{heading}:\n"));
+            }
             let names: Vec<_> = row.names.split('|').map(|name| format!("-{name}")).collect();
             let usage = format!("{} {}", names.join(" or "), row.value);
             let usage = usage.trim_end();
-            let mut lines = row.help.lines();
+            let mut lines = help.lines();
             match lines.next() {
                 Some(line) if usage.len() < 16 => text.push_str(&format!("{usage:<16}{line}\n")),
                 Some(line) => text.push_str(&format!("{usage}\n{:16}{line}\n", "")),

@@ -5,6 +5,7 @@ use super::csr::bits::{MENVCFG_ADUE, MENVCFG_PBMTE};
 use super::hart::{Hart, Trap};
 use super::isa::SatpMode;
 use super::pmp;
+use super::pte::{A, D, G, N, PBMT_SHIFT, PPN_MASK, PPN_SHIFT, R, RESERVED, U, V, W, X};
 use super::state::Privilege;
 
 /// What an access is for; decides permissions and the cause of a fault.
@@ -50,21 +51,6 @@ pub struct Mapping {
     pub pmp_uniform: bool,
     pub global: bool,
 }
-
-/// Page-table entry bits (Privileged spec 12.4.1).
-const V: u64 = 1 << 0;
-const R: u64 = 1 << 1;
-const W: u64 = 1 << 2;
-const X: u64 = 1 << 3;
-const U: u64 = 1 << 4;
-const G: u64 = 1 << 5;
-const A: u64 = 1 << 6;
-const D: u64 = 1 << 7;
-const PPN_SHIFT: u32 = 10;
-const PPN_MASK: u64 = (1 << 44) - 1;
-const RESERVED: u64 = 0x7f << 54;
-const PBMT_SHIFT: u32 = 61;
-const N: u64 = 1 << 63;
 
 const PTE_SIZE: u64 = 8;
 const PAGE_SHIFT: u32 = 12;

@@ -6,6 +6,7 @@
 //! whose tag equals the page of the *last* byte of the access hits, so an access that crosses a
 //! page misses.
 
+use super::jump_cache::JumpCache;
 use super::state::Privilege;
 
 /// Low bits of an address that are the offset in a page.
@@ -16,10 +17,6 @@ pub const INVALID_TAG: u64 = u64::MAX;
 const MIN_ENTRIES: usize = 256;
 const MAX_ENTRIES: usize = 8192;
 const SPACES: usize = 16;
-/// Slots of a jump cache.
-pub const JUMP_SLOTS: usize = 4096;
-/// 64-bit words of a jump cache's page filter: as many bits as slots, so that it stays sparse.
-const PAGE_FILTER_WORDS: usize = JUMP_SLOTS / 64;
 const MMIO_SLOTS: usize = 8;
 
 /// One cached translation of a RAM page. 32 bytes; translated code depends on the layout.
@@ -157,136 +154,6 @@ impl Table {
             for e in &mut self.entries {
                 if e.pa == pa {
                     e.write = INVALID_TAG;
-                }
-            }
-        }
-    }
-}
-
-/// One slot of a jump cache: guest virtual pc → address of translated code.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub struct JumpSlot {
-    pub pc: u64,
-    pub code: u64,
-}
-
-/// No pc is odd.
-const NO_JUMP: JumpSlot = JumpSlot { pc: 1, code: 0 };
-
-/// The slot of a pc. Translated code computes the same.
-pub fn jump_index(pc: u64) -> usize {
-    ((pc >> 1) ^ (pc >> 12)) as usize & (JUMP_SLOTS - 1)
-}
-
-/// A cached translation of a page that code is fetched from.
-#[derive(Debug, Clone, Copy)]
-struct FetchEntry {
-    va: u64,
-    pa: u64,
-}
-
-const NO_FETCH: FetchEntry = FetchEntry { va: INVALID_TAG, pa: 0 };
-const FETCH_SLOTS: usize = 256;
-
-/// A direct-mapped cache from virtual pc to translated code, and from page to physical page for
-/// the pcs it does not know.
-#[derive(Debug)]
-pub struct JumpCache {
-    slots: Box<[JumpSlot]>,
-    fetches: Box<[FetchEntry]>,
-    /// As `Table::large`.
-    large: (u64, u64),
-    /// One bit for each hash of a page that has slots, so that most page flushes cost nothing.
-    pages: Box<[u64; PAGE_FILTER_WORDS]>,
-    used: bool,
-}
-
-impl JumpCache {
-    fn new() -> Self {
-        Self {
-            slots: vec![NO_JUMP; JUMP_SLOTS].into_boxed_slice(),
-            fetches: vec![NO_FETCH; FETCH_SLOTS].into_boxed_slice(),
-            large: (u64::MAX, 0),
-            pages: Box::new([0; PAGE_FILTER_WORDS]),
-            used: false,
-        }
-    }
-
-    /// The physical address of `pc`, if its page is cached.
-    pub fn fetch(&self, pc: u64) -> Option<u64> {
-        let e = &self.fetches[(pc >> 12) as usize % FETCH_SLOTS];
-        (e.va == pc & PAGE_MASK).then_some(e.pa | (pc & !PAGE_MASK))
-    }
-
-    /// Remember that all of the page of `pc` may be executed, and where it is.
-    pub fn insert_fetch(&mut self, pc: u64, pa: u64, page_size: u64) {
-        if page_size > 4096 {
-            let start = pc & !(page_size - 1);
-            self.large.0 = self.large.0.min(start);
-            self.large.1 = self.large.1.max(start | (page_size - 1));
-        }
-        self.mark(pc);
-        self.fetches[(pc >> 12) as usize % FETCH_SLOTS] =
-            FetchEntry { va: pc & PAGE_MASK, pa: pa & PAGE_MASK };
-    }
-
-    fn mark(&mut self, pc: u64) {
-        let (word, bit) = Self::page_bit(pc);
-        self.pages[word] |= bit;
-        self.used = true;
-    }
-
-    /// Word and bit of `pc`'s page in `pages`.
-    fn page_bit(pc: u64) -> (usize, u64) {
-        let hash = (pc >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (hash as usize >> 32 & (PAGE_FILTER_WORDS - 1), 1 << (hash >> 58))
-    }
-
-    /// Where `pc` is translated, if it is remembered.
-    pub fn get(&self, pc: u64) -> Option<u64> {
-        let slot = &self.slots[jump_index(pc)];
-        (slot.pc == pc).then_some(slot.code)
-    }
-
-    /// Remember where `pc` is translated.
-    pub fn insert(&mut self, pc: u64, code: u64) {
-        self.mark(pc);
-        self.slots[jump_index(pc)] = JumpSlot { pc, code };
-    }
-
-    /// Forget everything.
-    fn flush(&mut self) {
-        if self.used {
-            self.slots.fill(NO_JUMP);
-            self.fetches.fill(NO_FETCH);
-            self.large = (u64::MAX, 0);
-            self.pages.fill(0);
-            self.used = false;
-        }
-    }
-
-    /// Forget where code is, but not which pages it comes from.
-    fn flush_code(&mut self) {
-        self.slots.fill(NO_JUMP);
-    }
-
-    fn flush_page(&mut self, va: u64) {
-        if va >= self.large.0 && va <= self.large.1 {
-            self.flush();
-            return;
-        }
-        let (word, bit) = Self::page_bit(va);
-        if self.pages[word] & bit != 0 {
-            let fetch = &mut self.fetches[(va >> 12) as usize % FETCH_SLOTS];
-            if fetch.va == va & PAGE_MASK {
-                *fetch = NO_FETCH;
-            }
-            for offset in (0..4096).step_by(2) {
-                let pc = (va & PAGE_MASK) | offset;
-                let slot = &mut self.slots[jump_index(pc)];
-                if slot.pc == pc {
-                    *slot = NO_JUMP;
                 }
             }
         }
@@ -466,7 +333,7 @@ impl TlbSet {
 
     /// Address of the current jump cache's first slot.
     pub fn jump_view(&self) -> usize {
-        self.jump_cache().slots.as_ptr() as usize
+        self.jump_cache().first_slot()
     }
 
     /// Cache a translation of the RAM page that holds `va`; true when the table has moved.
@@ -547,107 +414,4 @@ impl TlbSet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(page: u64, pa: u64) -> TlbEntry {
-        TlbEntry { read: page, write: page, addend: 0, pa }
-    }
-
-    #[test]
-    fn spaces_keep_their_entries_across_switches_and_fences_are_selective() {
-        let mut t = TlbSet::new(1024);
-        let (a, b) = (8 << 60 | 1 << 44, 8 << 60 | 2 << 44);
-        for satp in [a, b] {
-            t.select(satp, DataMode::User, Privilege::User);
-            t.insert(0x5000, 4096, entry(0x5000, 0x8000_0000), 0);
-        }
-        t.select(a, DataMode::User, Privilege::User);
-        assert_eq!(t.table().entry(0x5123).read, 0x5000);
-        t.fence(None, Some(2));
-        assert_eq!(t.table().entry(0x5123).read, 0x5000);
-        t.select(b, DataMode::User, Privilege::User);
-        assert_eq!(t.table().entry(0x5123).read, INVALID_TAG);
-        t.select(a, DataMode::User, Privilege::User);
-        t.fence(Some(0x5fff), None);
-        assert_eq!(t.table().entry(0x5123).read, INVALID_TAG);
-    }
-
-    #[test]
-    fn a_page_fence_inside_a_superpage_drops_all_its_pieces() {
-        let mut t = TlbSet::new(1024);
-        t.select(8 << 60, DataMode::Supervisor, Privilege::Supervisor);
-        t.insert(0x20_0000, 0x20_0000, entry(0x20_0000, 0x8000_0000), 0);
-        t.insert(0x20_1000, 0x20_0000, entry(0x20_1000, 0x8000_1000), 1);
-        t.fence(Some(0x20_1000), None);
-        assert_eq!(t.table().entry(0x20_0000).read, INVALID_TAG);
-    }
-
-    #[test]
-    fn protecting_a_page_leaves_it_readable() {
-        let mut t = TlbSet::new(1024);
-        t.insert(0x8000_3000, 4096, entry(0x8000_3000, 0x8000_3000), 3);
-        t.protect(0x8000_3000, 3);
-        let e = t.table().entry(0x8000_3000);
-        assert_eq!((e.read, e.write), (0x8000_3000, INVALID_TAG));
-    }
-
-    #[test]
-    fn a_thrashing_table_grows_and_keeps_what_it_holds() {
-        let mut t = TlbSet::new(1 << 20);
-        let mut moved = false;
-        for round in 0..4u64 {
-            for page in 0..512u64 {
-                let va = page << 12;
-                moved |= t.insert(va, 4096, entry(va, va + (round << 40)), page);
-            }
-        }
-        assert!(moved);
-        assert_eq!(t.table().entry(511 << 12).read, 511 << 12);
-        assert_eq!(t.table().entry(0).read, 0);
-    }
-
-    #[test]
-    fn a_space_applies_the_fences_it_missed() {
-        let mut t = TlbSet::new(1024);
-        let (a, b) = (8 << 60 | 1 << 44, 8 << 60 | 2 << 44);
-        let user = |t: &mut TlbSet, satp| t.select(satp, DataMode::User, Privilege::User);
-        user(&mut t, a);
-        for page in [0x5000, 0x6000, 0x7000] {
-            t.insert(page, 4096, entry(page, 0x8000_0000), 0);
-        }
-        t.jump_cache_mut().insert_fetch(0x6010, 0x8000_0000, 4096);
-        user(&mut t, b);
-        t.fence(Some(0x5000), None);
-        t.fence(Some(0x6000), Some(1));
-        t.fence(Some(0x7000), Some(9));
-        user(&mut t, a);
-        let hits = |t: &TlbSet, va: u64| t.table().entry(va).read == va;
-        assert_eq!((hits(&t, 0x5000), hits(&t, 0x6000), hits(&t, 0x7000)), (false, false, true));
-        assert_eq!(t.jump_cache().fetch(0x6010), None);
-        user(&mut t, b);
-        for i in 0..1000u64 {
-            t.fence(Some(i << 20), Some(9));
-        }
-        user(&mut t, a);
-        assert!(!hits(&t, 0x7000), "a space that missed too many fences is flushed");
-        user(&mut t, b);
-        t.fence(None, Some(1));
-        t.insert(0x5000, 4096, entry(0x5000, 0x8000_0000), 0);
-        user(&mut t, a);
-        assert!(!hits(&t, 0x5000));
-        user(&mut t, b);
-        assert!(hits(&t, 0x5000));
-    }
-
-    #[test]
-    fn jump_caches_forget_flushed_pages_only() {
-        let mut t = TlbSet::new(16);
-        t.jump_cache_mut().insert(0x8000_0004, 7);
-        t.jump_cache_mut().insert(0x8000_1004, 8);
-        t.fence(Some(0x8000_0000), None);
-        let slot = |t: &TlbSet, pc| t.jump_cache().slots[jump_index(pc)];
-        assert_ne!(slot(&t, 0x8000_0004).pc, 0x8000_0004);
-        assert_eq!(slot(&t, 0x8000_1004).code, 8);
-    }
-}
+mod tests;

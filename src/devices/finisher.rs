@@ -1,61 +1,39 @@
 //! SiFive's test finisher: a word that ends or resets the machine.
 
-use actix::{Actor, Handler};
-
-use crate::actors::context::InlineContext;
-use crate::actors::message::{MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume};
+use super::shell::{Access, Device};
 use crate::actors::outlet::Outlet;
 use crate::machine::message::{RequestReset, RequestShutdown, ShutdownCause};
 
 const FAIL: u64 = 0x3333;
 const PASS: u64 = 0x5555;
 const RESET: u64 = 0x7777;
-/// Size of the register window in bytes.
-pub const SIZE: u64 = 0x1000;
 
-/// The actor; it has no state.
+/// The device; it has no state.
 #[derive(Debug)]
 pub struct Finisher {
     pub shutdown: Outlet<RequestShutdown>,
     pub reset: Outlet<RequestReset>,
 }
 
-fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
-    match (offset, width) {
-        (SIZE.., _) => Err(MmioFault::Unmapped),
-        (_, 2 | 4) if offset.is_multiple_of(u64::from(width)) => Ok(()),
-        _ => Err(MmioFault::Width),
+impl Device for Finisher {
+    const SIZE: u64 = 0x1000;
+
+    fn decodes(&self, _: Access, offset: u64, width: u8) -> bool {
+        matches!(width, 2 | 4) && offset.is_multiple_of(width.into())
     }
-}
 
-impl Actor for Finisher {
-    type Context = InlineContext<Self>;
-}
-
-impl Handler<MmioRead> for Finisher {
-    type Result = Result<u64, MmioFault>;
-
-    fn handle(
-        &mut self,
-        MmioRead { offset, width }: MmioRead,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        check(offset, width).map(|()| 0)
+    fn read(&mut self, _: u64, _: u8) -> u64 {
+        0
     }
-}
-
-impl Handler<MmioWrite> for Finisher {
-    type Result = Result<(), MmioFault>;
 
     /// The low half says what happens, the high half with what exit code.
-    fn handle(&mut self, write: MmioWrite, _: &mut Self::Context) -> Self::Result {
-        check(write.offset, write.width)?;
-        if write.offset != 0 {
-            return Ok(());
+    fn write(&mut self, offset: u64, width: u8, value: u64) {
+        if offset != 0 {
+            return;
         }
-        let code = if write.width == 4 { (write.value >> 16) as u16 } else { 0 };
+        let code = if width == 4 { (value >> 16) as u16 } else { 0 };
         let exit_code = i32::from(code);
-        match write.value & 0xffff {
+        match value & 0xffff {
             FAIL => {
                 self.shutdown.send(RequestShutdown { cause: ShutdownCause::GuestPanic, exit_code });
             }
@@ -68,41 +46,24 @@ impl Handler<MmioWrite> for Finisher {
             }
             _ => {}
         }
-        Ok(())
     }
-}
-
-impl Handler<Reset> for Finisher {
-    type Result = ();
-
-    fn handle(&mut self, _: Reset, _: &mut Self::Context) {}
-}
-
-impl Handler<Pause> for Finisher {
-    type Result = ();
-
-    fn handle(&mut self, _: Pause, _: &mut Self::Context) {}
-}
-
-impl Handler<Resume> for Finisher {
-    type Result = ();
-
-    fn handle(&mut self, _: Resume, _: &mut Self::Context) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::actors::cell::DeviceCell;
+    use crate::actors::message::MmioFault;
     use crate::actors::probe::Probe;
     use crate::devices::bus::MmioTarget;
+    use crate::devices::shell::Shell;
 
     #[test]
     fn verdicts() {
         let shutdown = Probe::answering(|_: &RequestShutdown| Ok(()));
         let reset = Probe::answering(|_: &RequestReset| Ok(()));
         let finisher = DeviceCell::new(
-            Finisher { shutdown: shutdown.outlet(), reset: reset.outlet() },
+            Shell(Finisher { shutdown: shutdown.outlet(), reset: reset.outlet() }),
             "finisher",
             Outlet::Unconnected,
         );

@@ -9,5 +9,6 @@ pub mod fw_cfg;
 pub mod irq;
 pub mod rom;
 pub mod rtc;
+pub mod shell;
 pub mod uart;
 pub mod virtio;

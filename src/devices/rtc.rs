@@ -7,13 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix::{Actor, Handler, MessageResponse};
+use actix::{Addr, Handler};
 
 use super::irq::IrqPin;
-use crate::actors::context::InlineContext;
-use crate::actors::message::{
-    IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume, Snapshot,
-};
+use super::shell::{Access, Device, Shell};
+use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimerFired, TimerLine, TimerPort};
 use crate::machine::clock::VirtualClock;
@@ -26,8 +24,6 @@ const IRQ_ENABLED: u64 = 0x10;
 const CLEAR_ALARM: u64 = 0x14;
 const ALARM_STATUS: u64 = 0x18;
 const CLEAR_INTERRUPT: u64 = 0x1c;
-/// Size of the register window in bytes. The device tree announces 0x1000; the rest is empty.
-pub const SIZE: u64 = 0x24;
 
 /// What the clock runs by, and what it reads when the machine starts.
 #[derive(Clone)]
@@ -72,7 +68,7 @@ impl fmt::Debug for WallClock {
 }
 
 /// The clock as plain data.
-#[derive(Debug, Clone, Default, PartialEq, Eq, MessageResponse)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RtcState {
     /// What the guest has set the clock forward by, in nanoseconds.
     pub tick_offset: u64,
@@ -85,7 +81,7 @@ pub struct RtcState {
     pub time_high: u32,
 }
 
-/// The actor.
+/// The device.
 #[derive(Debug)]
 pub struct Rtc {
     state: RtcState,
@@ -151,9 +147,26 @@ impl Rtc {
     fn drive(&mut self) {
         self.irq.set(self.state.irq_pending && self.state.irq_enabled);
     }
+}
 
-    fn read(&mut self, offset: u64) -> u32 {
-        match offset {
+fn with_low(old: u64, low: u32) -> u64 {
+    old & !0xffff_ffff | u64::from(low)
+}
+
+fn with_high(old: u64, high: u32) -> u64 {
+    old & 0xffff_ffff | u64::from(high) << 32
+}
+
+impl Device for Rtc {
+    /// The device tree announces 0x1000 bytes; the rest is empty.
+    const SIZE: u64 = 0x24;
+
+    fn decodes(&self, _: Access, offset: u64, width: u8) -> bool {
+        width == 4 && offset.is_multiple_of(4)
+    }
+
+    fn read(&mut self, offset: u64, _: u8) -> u64 {
+        let word = match offset {
             TIME_LOW => {
                 let now = self.now();
                 self.state.time_high = (now >> 32) as u32;
@@ -165,10 +178,12 @@ impl Rtc {
             IRQ_ENABLED => self.state.irq_enabled.into(),
             ALARM_STATUS => self.state.alarm_running.into(),
             _ => 0,
-        }
+        };
+        word.into()
     }
 
-    fn write(&mut self, offset: u64, value: u32) {
+    fn write(&mut self, offset: u64, _: u8, value: u64) {
+        let value = value as u32;
         match offset {
             TIME_LOW => self.set_now(|now| with_low(now, value)),
             TIME_HIGH => self.set_now(|now| with_high(now, value)),
@@ -188,94 +203,29 @@ impl Rtc {
         }
         self.drive();
     }
-}
 
-fn with_low(old: u64, low: u32) -> u64 {
-    old & !0xffff_ffff | u64::from(low)
-}
-
-fn with_high(old: u64, high: u32) -> u64 {
-    old & 0xffff_ffff | u64::from(high) << 32
-}
-
-fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
-    match (offset, width) {
-        (SIZE.., _) => Err(MmioFault::Unmapped),
-        (_, 4) if offset.is_multiple_of(4) => Ok(()),
-        _ => Err(MmioFault::Width),
-    }
-}
-
-impl Actor for Rtc {
-    type Context = InlineContext<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        let fired = Outlet::Mailbox(ctx.address().recipient());
+    fn started(&mut self, address: &Addr<Shell<Self>>) {
+        let fired = Outlet::Mailbox(address.clone().recipient());
         self.timer = self.port.take().map(|port| port.connect(fired));
     }
-}
-
-impl Handler<MmioRead> for Rtc {
-    type Result = Result<u64, MmioFault>;
-
-    fn handle(
-        &mut self,
-        MmioRead { offset, width }: MmioRead,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        check(offset, width)?;
-        Ok(self.read(offset).into())
-    }
-}
-
-impl Handler<MmioWrite> for Rtc {
-    type Result = Result<(), MmioFault>;
-
-    fn handle(&mut self, write: MmioWrite, _: &mut Self::Context) -> Self::Result {
-        check(write.offset, write.width)?;
-        self.write(write.offset, write.value as u32);
-        Ok(())
-    }
-}
-
-impl Handler<TimerFired> for Rtc {
-    type Result = ();
-
-    fn handle(&mut self, _: TimerFired, _: &mut Self::Context) {
-        self.look_at_alarm();
-    }
-}
-
-impl Handler<Reset> for Rtc {
-    type Result = ();
 
     /// The time that the guest set survives.
-    fn handle(&mut self, _: Reset, _: &mut Self::Context) {
+    fn reset(&mut self) {
         self.state = RtcState { tick_offset: self.state.tick_offset, ..RtcState::default() };
         self.arm(None);
         self.drive();
     }
-}
 
-impl Handler<Pause> for Rtc {
-    type Result = ();
-
-    fn handle(&mut self, _: Pause, _: &mut Self::Context) {}
-}
-
-impl Handler<Resume> for Rtc {
-    type Result = ();
-
-    fn handle(&mut self, _: Resume, _: &mut Self::Context) {
+    fn resume(&mut self) {
         self.look_at_alarm();
     }
 }
 
-impl Handler<Snapshot<RtcState>> for Rtc {
-    type Result = RtcState;
+impl Handler<TimerFired> for Shell<Rtc> {
+    type Result = ();
 
-    fn handle(&mut self, _: Snapshot<RtcState>, _: &mut Self::Context) -> RtcState {
-        self.state.clone()
+    fn handle(&mut self, _: TimerFired, _: &mut Self::Context) {
+        self.0.look_at_alarm();
     }
 }
 
@@ -285,6 +235,7 @@ mod tests {
 
     use super::*;
     use crate::actors::cell::DeviceCell;
+    use crate::actors::message::{MmioFault, Reset, Resume};
     use crate::actors::probe::Probe;
     use crate::actors::timer::ArmTimer;
     use crate::devices::bus::MmioTarget;
@@ -292,7 +243,7 @@ mod tests {
     const START: u64 = 0x18ea_7c3e_5d00_0000;
 
     struct Rig {
-        rtc: DeviceCell<Rtc>,
+        rtc: DeviceCell<Shell<Rtc>>,
         now: Arc<AtomicU64>,
         irq: Probe<IrqLevel>,
         armed: Probe<ArmTimer>,
@@ -304,7 +255,7 @@ mod tests {
         let source = Arc::clone(&now);
         let wall = WallClock::new(move || source.load(Ordering::SeqCst), START as i64);
         let timer = TimerPort::played_by(armed.outlet());
-        let rtc = Rtc::new(irq.outlet(), 11, wall, Arc::default(), timer);
+        let rtc = Shell(Rtc::new(irq.outlet(), 11, wall, Arc::default(), timer));
         Rig { rtc: DeviceCell::new(rtc, "rtc", Outlet::Unconnected), now, irq, armed }
     }
 

@@ -1,6 +1,7 @@
 //! Walks a hart's page tables for `info mem` and `info tlb` (Privileged spec 12.3-12.6).
 
 use super::command::Call;
+use crate::cpu::pte;
 use crate::machine::message::{HartSnapshot, ReadMemory};
 use crate::qmp::error::QmpError;
 
@@ -15,13 +16,11 @@ const MAX_TABLES: usize = 16 << 10;
 /// Mappings listed before the walk gives up, more than a listing has room for.
 const MAX_MAPPINGS: usize = 64 << 10;
 
-const PTE_V: u64 = 1 << 0;
-/// R, W and X: any of them makes an entry a leaf.
-const PTE_LEAF: u64 = 7 << 1;
-/// R, W, X, U, G, A, D.
-const PTE_FLAGS: u64 = 0x7f << 1;
-/// The physical page number, bits 53:10.
-const PTE_PPN: u64 = ((1 << 44) - 1) << 10;
+/// Any of them makes an entry a leaf.
+const PTE_LEAF: u64 = pte::R | pte::W | pte::X;
+const PTE_FLAGS: u64 = PTE_LEAF | pte::U | pte::G | pte::A | pte::D;
+/// The physical page number in its place.
+const PTE_PPN: u64 = pte::PPN_MASK << pte::PPN_SHIFT;
 
 /// A run of virtual memory with equal flags, mapped to contiguous physical memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +89,7 @@ pub(super) async fn walk(call: &Call, hart: &HartSnapshot, merge: bool) -> Resul
         for (index, entry) in entries.into_iter().enumerate().rev() {
             let vaddr = base | (index as u64) << shift;
             let paddr = (entry & PTE_PPN) << 2;
-            if entry & PTE_V == 0 {
+            if entry & pte::V == 0 {
                 continue;
             }
             if entry & PTE_LEAF != 0 {

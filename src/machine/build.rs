@@ -18,11 +18,8 @@ use super::spec::{self, Firmware, MachineSpec};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
 use super::{fw_cfg_items, localtime, tree, virtio_slots};
 use crate::actors::cell::DeviceCell;
-use crate::actors::context::InlineContext;
 use crate::actors::lifecycle::Lifecycle;
-use crate::actors::message::{
-    ActorFailed, IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume, Snapshot,
-};
+use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimerFired, Timers, TooManyTimers};
 use crate::block::node::BlockNode;
@@ -35,13 +32,14 @@ use crate::cpu::vcpu::{
     Accel, BuiltinFirmware, HartStart, StartLine, Vcpu, VcpuError, VcpuParts, VcpuThread,
 };
 use crate::devices::bus::{Bus, Region};
-use crate::devices::finisher::{self, Finisher};
-use crate::devices::fw_cfg::{self, FwCfgError};
-use crate::devices::irq::aclint::{self, Aclint, HartWires};
-use crate::devices::irq::plic::{self, Plic, PlicLines};
+use crate::devices::finisher::Finisher;
+use crate::devices::fw_cfg::FwCfgError;
+use crate::devices::irq::aclint::{Aclint, HartWires};
+use crate::devices::irq::plic::{Plic, PlicLines};
 use crate::devices::rom::Rom;
-use crate::devices::rtc::{self, Rtc, WallClock};
-use crate::devices::uart::{self, Uart, UartState};
+use crate::devices::rtc::{Rtc, WallClock};
+use crate::devices::shell::{Device, Shell};
+use crate::devices::uart::{Uart, UartState};
 use crate::jit::engine::DEFAULT_CACHE;
 
 /// Most harts: a bit each in `GuestRam`'s map of translated pages.
@@ -121,28 +119,18 @@ pub(super) struct Board {
 
 impl Board {
     /// Put a device on the bus at `base`.
-    pub(super) fn map<A>(&mut self, name: &str, base: u64, size: u64, device: A) -> DeviceCell<A>
+    pub(super) fn map<D>(&mut self, name: &str, base: u64, device: D) -> DeviceCell<Shell<D>>
     where
-        A: Actor<Context = InlineContext<A>>
-            + Send
-            + Handler<MmioRead, Result = Result<u64, MmioFault>>
-            + Handler<MmioWrite, Result = Result<(), MmioFault>>,
+        D: Device + Send,
     {
-        let cell = DeviceCell::spawn(device, name, self.failure.clone());
+        let cell = DeviceCell::spawn(Shell(device), name, self.failure.clone());
         let target = Box::new(cell.clone());
-        self.regions.push(Region { name: name.to_owned(), range: base..base + size, target });
+        self.regions.push(Region { name: name.to_owned(), range: base..base + D::SIZE, target });
         cell
     }
 
     /// Have the `Vm` reset, pause and resume a device.
-    pub(super) fn manage<A>(&mut self, cell: &DeviceCell<A>)
-    where
-        A: Actor<Context = InlineContext<A>>
-            + Send
-            + Handler<Reset, Result = ()>
-            + Handler<Pause, Result = ()>
-            + Handler<Resume, Result = ()>,
-    {
+    pub(super) fn manage<D: Device + Send>(&mut self, cell: &DeviceCell<Shell<D>>) {
         self.lifecycles.push(Lifecycle::of(cell.name(), &cell.addr()));
     }
 }
@@ -326,10 +314,10 @@ fn devices(
 
     if !plan.reset_vector.is_empty() {
         let rom = Rom::new(plan.reset_vector.clone());
-        board.map("riscv_virt_board.mrom", map::MROM.base, map::MROM.size, rom);
+        board.map("riscv_virt_board.mrom", map::MROM.base, rom);
     }
     let finisher = Finisher { shutdown: requests.shutdown.clone(), reset: requests.reset.clone() };
-    board.map("riscv.sifive.test", map::FINISHER.base, finisher::SIZE, finisher);
+    board.map("riscv.sifive.test", map::FINISHER.base, finisher);
 
     let rtc = Rtc::new(
         irq.clone(),
@@ -338,7 +326,7 @@ fn devices(
         Arc::clone(&clock),
         board.timers.reserve()?,
     );
-    let rtc = board.map("goldfish_rtc", map::RTC.base, rtc::SIZE, rtc);
+    let rtc = board.map("goldfish_rtc", map::RTC.base, rtc);
     board.manage(&rtc);
 
     let mut wires = Vec::new();
@@ -347,20 +335,20 @@ fn devices(
         wires.push(HartWires { msip: hart_line(peer, MSIP), mtip: hart_line(peer, MTIP), timer });
     }
     let aclint = Aclint::new(Arc::clone(&clock), wires);
-    let aclint = board.map("riscv.aclint", map::CLINT.base, aclint::SIZE, aclint);
+    let aclint = board.map("riscv.aclint", map::CLINT.base, aclint);
     board.manage(&aclint);
 
     let plic = Plic::new(Arc::clone(&lines));
-    let plic = board.map("riscv.sifive.plic", map::PLIC.base, plic::SIZE, plic);
+    let plic = board.map("riscv.sifive.plic", map::PLIC.base, plic);
     board.manage(&plic);
 
     let timer = board.timers.reserve()?;
     let uart = Uart::new(irq.clone(), map::UART_IRQ, serial, clock, timer);
-    let uart = board.map("serial", map::UART.base, uart::SIZE, uart);
+    let uart = board.map("serial", map::UART.base, uart);
     board.manage(&uart);
 
     let fw_cfg = fw_cfg_items::builder(spec)?.build(Arc::clone(ram));
-    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, fw_cfg::SIZE, fw_cfg);
+    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, fw_cfg);
     board.manage(&fw_cfg);
 
     let blocks = virtio_slots::plug_all(board, spec, ram, &irq, chardevs)?;

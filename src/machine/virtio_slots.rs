@@ -17,7 +17,7 @@ use crate::chardev::message::CharBackend;
 use crate::devices::virtio::create::{self, Properties, SerialDevice};
 use crate::devices::virtio::entropy;
 use crate::devices::virtio::rng::AssignTimer;
-use crate::devices::virtio::transport::{EmptySlot, MMIO_SIZE, MmioSlot};
+use crate::devices::virtio::transport::{EmptySlot, MmioSlot};
 
 type Chardevs<'a> = &'a dyn Fn(&str) -> Option<CharBackend>;
 
@@ -121,7 +121,7 @@ pub(super) fn plug_all(
         let name = "virtio-mmio";
         match plugs.next() {
             None => {
-                board.map(name, region.base, MMIO_SIZE, EmptySlot::new(legacy));
+                board.map(name, region.base, EmptySlot::new(legacy));
             }
             Some(Plug::Blk(device)) => {
                 let given: &Properties = &properties(spec, device);
@@ -141,7 +141,7 @@ pub(super) fn plug_all(
                     drive.into_node(board.failure.clone()).map_err(|e| refused(device, e))?;
                 let virtio =
                     blk.plug(info, node.requests(), slot).map_err(|e| refused(device, e))?;
-                let cell = board.map(name, region.base, MMIO_SIZE, virtio);
+                let cell = board.map(name, region.base, virtio);
                 board.manage(&cell);
                 nodes.push(node);
             }
@@ -152,7 +152,7 @@ pub(super) fn plug_all(
                 let clock = Arc::clone(&board.clock);
                 let limited = rng.needs_timer();
                 let virtio = rng.plug(source, clock, board.timers.arm_outlet(), slot);
-                let cell = board.map(name, region.base, MMIO_SIZE, virtio);
+                let cell = board.map(name, region.base, virtio);
                 if limited {
                     let fired = Outlet::Mailbox(cell.recipient());
                     let line: TimerLine = board.timers.register(fired)?;
@@ -161,7 +161,7 @@ pub(super) fn plug_all(
                 board.manage(&cell);
             }
             Some(Plug::Serial(_, serial)) => {
-                let cell = board.map(name, region.base, MMIO_SIZE, serial.plug(slot));
+                let cell = board.map(name, region.base, serial.plug(slot));
                 board.manage(&cell);
             }
         }

@@ -1,5 +1,7 @@
 //! The cases: combinations of instructions, modes and state.
 
+use understudy::cpu::pte;
+
 use crate::guest::{LEAVES, MIDDLE, PAGE, ROOT_S, ROOT_U, SLOT};
 
 /// One instruction to run and the state around it.
@@ -139,7 +141,6 @@ pub fn page_table_entries() -> Vec<Case> {
     const LOAD_RESERVED: u64 = 2 << 27 | 10 << 15 | 3 << 12 | 11 << 7 | 0x2f;
     const AMOADD: u64 = 10 << 15 | 3 << 12 | 11 << 7 | 0x2f;
     let sv39 = |root: u64| 8 << 60 | root >> 12;
-    let leaf = |flags: u64| PAGE >> 12 << 10 | flags;
     let settings = [
         (MODES[1], ROOT_S),
         (MODES[1] | SUM, ROOT_S),
@@ -148,7 +149,8 @@ pub fn page_table_entries() -> Vec<Case> {
         (MODES[2], ROOT_U),
     ];
     // Not PBMT = 3: reserved, and taken by QEMU.
-    let high = [0, 1 << 63, 1 << 61, 2 << 61, 1 << 54, 1 << 60, 3 << 8];
+    let pbmt = |kind: u64| kind << pte::PBMT_SHIFT;
+    let high = [0, pte::N, pbmt(1), pbmt(2), 1 << 54, 1 << 60, 3 << 8];
     let mut cases = Vec::new();
     for (mstatus, root) in settings {
         let base = Case { mstatus, satp: sv39(root), a1: 5, ..BASIC };
@@ -156,10 +158,10 @@ pub fn page_table_entries() -> Vec<Case> {
             .flat_map(|low| high.map(|high| (low, high)))
             .flat_map(|(low, high)| [(low, high, ADUE | PBMTE), (low, high, 0)])
         {
-            if high != 0 && low & 0xc0 == 0x80 {
+            if high != 0 && low & (pte::A | pte::D) == pte::D {
                 continue;
             }
-            let case = Case { pte: leaf(low | high), pte_at: LEAVES, menvcfg, ..base };
+            let case = Case { pte: pte::entry(PAGE, low | high), pte_at: LEAVES, menvcfg, ..base };
             for insn in [LOAD, STORE] {
                 cases.push(Case { insn, a0: 8, ..case });
             }
@@ -170,7 +172,7 @@ pub fn page_table_entries() -> Vec<Case> {
                 cases.push(Case { insn: LOAD_RESERVED, a0: 8, ..case });
                 cases.push(Case { insn: AMOADD, a0: 8, ..case });
                 // As a superpage (misaligned) and as a pointer, in the middle.
-                let pte = LEAVES >> 12 << 10 | low;
+                let pte = pte::entry(LEAVES, low);
                 let a0 = 0x20_0008;
                 cases.push(Case { insn: LOAD, a0, pte, pte_at: MIDDLE + 8, menvcfg, ..base });
             }

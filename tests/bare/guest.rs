@@ -4,6 +4,7 @@
 
 use dynasmrt::riscv::RiscvRelocation;
 use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
+use understudy::cpu::pte;
 
 use crate::cases::Case;
 
@@ -235,10 +236,11 @@ pub fn image(cases: &[Case]) -> Vec<u8> {
         put(address, &ECALL.to_le_bytes());
     }
     put(PAGE + 8, &0x8877_6655_4433_2211u64.to_le_bytes());
-    let pointer = |to: u64| (to >> 12 << 10 | 1).to_le_bytes();
-    for (root, flags) in [(ROOT_S, 0xcfu64), (ROOT_U, 0xdf)] {
+    let pointer = |to: u64| pte::entry(to, pte::V).to_le_bytes();
+    let flags = pte::V | pte::R | pte::W | pte::X | pte::A | pte::D;
+    for (root, flags) in [(ROOT_S, flags), (ROOT_U, flags | pte::U)] {
         put(root, &pointer(MIDDLE));
-        put(root + 16, &(BASE >> 12 << 10 | flags).to_le_bytes());
+        put(root + 16, &pte::entry(BASE, flags).to_le_bytes());
     }
     put(MIDDLE, &pointer(LEAVES));
     for case in cases {

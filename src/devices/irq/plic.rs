@@ -2,8 +2,8 @@
 //!
 //! Devices raise lines while their own cells are locked, and a cell's lock must never be taken
 //! inside another's. So the controller is in two parts: [`PlicLines`], everything it knows, under a
-//! mutex of its own, and [`Plic`], the actor that decodes register accesses. A line is a fold into
-//! `PlicLines`; a register access takes the actor's cell and then the same mutex. That mutex is a
+//! mutex of its own, and [`Plic`], the device that register accesses reach. A line is a fold into
+//! `PlicLines`; a register access takes the device's cell and then the same mutex. That mutex is a
 //! leaf: under it only target outlets are sent to, which fold into a hart's pending bits (or
 //! queue in a mailbox), neither of which waits or comes back here. Sending under it keeps the
 //! levels that a hart sees in the order in which they were decided.
@@ -15,14 +15,11 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, Handler, MessageResponse};
 use parking_lot::Mutex;
 
-use crate::actors::context::InlineContext;
-use crate::actors::message::{
-    IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume, Snapshot,
-};
+use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
+use crate::devices::shell::{Access, Device};
 
 /// Interrupt sources, with source 0, which does not exist ("riscv,ndev" is one less).
 pub const SOURCES: usize = 96;
@@ -35,8 +32,6 @@ const ENABLE: u64 = 0x2000;
 const ENABLE_STRIDE: u64 = 0x80;
 const CONTEXT: u64 = 0x20_0000;
 const CONTEXT_STRIDE: u64 = 0x1000;
-/// Size of the register window in bytes.
-pub const SIZE: u64 = 0x60_0000;
 
 /// One bit a source.
 type Bits = [u32; WORDS];
@@ -63,7 +58,7 @@ pub struct PlicContext {
 }
 
 /// The controller as plain data.
-#[derive(Debug, Clone, PartialEq, Eq, MessageResponse)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlicState {
     pub priority: Vec<u32>,
     pub pending: [u32; WORDS],
@@ -248,7 +243,7 @@ impl PlicLines {
     }
 }
 
-/// The register file's actor.
+/// The device.
 #[derive(Debug)]
 pub struct Plic {
     lines: Arc<PlicLines>,
@@ -260,50 +255,28 @@ impl Plic {
     }
 }
 
-fn check(offset: u64, width: u8) -> Result<(), MmioFault> {
-    match (width, offset) {
-        (_, SIZE..) => Err(MmioFault::Unmapped),
-        (4, _) if offset.is_multiple_of(4) => Ok(()),
-        _ => Err(MmioFault::Width),
+impl Device for Plic {
+    const SIZE: u64 = 0x60_0000;
+
+    fn decodes(&self, _: Access, offset: u64, width: u8) -> bool {
+        width == 4 && offset.is_multiple_of(4)
     }
-}
 
-impl Actor for Plic {
-    type Context = InlineContext<Self>;
-}
-
-impl Handler<MmioRead> for Plic {
-    type Result = Result<u64, MmioFault>;
-
-    fn handle(
-        &mut self,
-        MmioRead { offset, width }: MmioRead,
-        _: &mut Self::Context,
-    ) -> Self::Result {
-        check(offset, width)?;
+    fn read(&mut self, offset: u64, _: u8) -> u64 {
         let mut wired = self.lines.0.lock();
         let value = wired.state.read(offset);
         wired.drive();
-        Ok(u64::from(value))
+        value.into()
     }
-}
 
-impl Handler<MmioWrite> for Plic {
-    type Result = Result<(), MmioFault>;
-
-    fn handle(&mut self, write: MmioWrite, _: &mut Self::Context) -> Self::Result {
-        check(write.offset, write.width)?;
+    fn write(&mut self, offset: u64, _: u8, value: u64) {
         let mut wired = self.lines.0.lock();
-        wired.state.write(write.offset, write.value as u32);
+        wired.state.write(offset, value as u32);
         wired.drive();
-        Ok(())
     }
-}
 
-impl Handler<Reset> for Plic {
-    type Result = ();
-
-    fn handle(&mut self, _: Reset, _: &mut Self::Context) {
+    /// The lines' levels are their sources'.
+    fn reset(&mut self) {
         let mut wired = self.lines.0.lock();
         let level = wired.state.level;
         wired.state = PlicState { level, ..PlicState::new(wired.targets.len()) };
@@ -311,190 +284,5 @@ impl Handler<Reset> for Plic {
     }
 }
 
-impl Handler<Pause> for Plic {
-    type Result = ();
-
-    /// Nothing is ever in flight.
-    fn handle(&mut self, _: Pause, _: &mut Self::Context) {}
-}
-
-impl Handler<Resume> for Plic {
-    type Result = ();
-
-    fn handle(&mut self, _: Resume, _: &mut Self::Context) {}
-}
-
-impl Handler<Snapshot<PlicState>> for Plic {
-    type Result = PlicState;
-
-    fn handle(&mut self, _: Snapshot<PlicState>, _: &mut Self::Context) -> PlicState {
-        self.lines.0.lock().state.clone()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::actors::cell::DeviceCell;
-    use crate::actors::probe::Probe;
-    use crate::devices::bus::MmioTarget;
-
-    const CLAIM_S0: u64 = 0x20_1004;
-    const THRESHOLD_S0: u64 = 0x20_1000;
-    const ENABLE_M0: u64 = 0x2000;
-    const ENABLE_S0: u64 = 0x2080;
-
-    struct Rig {
-        plic: DeviceCell<Plic>,
-        source: Outlet<IrqLevel>,
-        target: Probe<IrqLevel>,
-    }
-
-    impl Rig {
-        /// Two harts.
-        fn new() -> Self {
-            let target = Probe::new();
-            let lines = Arc::new(PlicLines::new(vec![target.outlet(); 4]));
-            let source = lines.outlet();
-            let plic = DeviceCell::new(Plic::new(lines), "plic", Outlet::Unconnected);
-            Self { plic, source, target }
-        }
-
-        fn write(&self, offset: u64, value: u64) {
-            self.plic.write(offset, 4, value).unwrap();
-        }
-
-        fn read(&self, offset: u64) -> u64 {
-            self.plic.read(offset, 4).unwrap()
-        }
-
-        fn line(&self, line: u32, level: bool) {
-            self.source.send(IrqLevel { line, level });
-        }
-
-        /// (context, level) changes since the last look.
-        fn edges(&self) -> Vec<(u32, bool)> {
-            self.target.take().iter().map(|e| (e.line, e.level)).collect()
-        }
-    }
-
-    #[test]
-    fn a_line_goes_through_claim_and_completion() {
-        let rig = Rig::new();
-        rig.write(4 * 10, 1);
-        rig.write(ENABLE_S0, 1 << 10);
-        rig.line(10, true);
-        assert_eq!(rig.edges(), [(1, true)]);
-        assert_eq!(rig.read(PENDING), 1 << 10);
-        assert_eq!(rig.read(CLAIM_S0), 10);
-        assert_eq!(rig.edges(), [(1, false)]);
-        assert_eq!((rig.read(PENDING), rig.read(CLAIM_S0)), (0, 0));
-        rig.line(10, false);
-        rig.write(CLAIM_S0, 10);
-        assert_eq!(rig.edges(), []);
-        rig.line(10, true);
-        assert_eq!(rig.edges(), [(1, true)]);
-    }
-
-    #[test]
-    fn gateways_latch_pulses_and_forward_a_line_still_high_at_completion() {
-        let rig = Rig::new();
-        rig.write(4 * 10, 1);
-        rig.write(ENABLE_S0, 1 << 10);
-        rig.line(10, true);
-        rig.line(10, false);
-        assert_eq!(rig.read(CLAIM_S0), 10, "a pulse is remembered");
-        rig.line(10, true);
-        assert_eq!(rig.read(CLAIM_S0), 0, "claimed sources wait for their completion");
-        rig.edges();
-        rig.write(CLAIM_S0, 10);
-        assert_eq!(rig.edges(), [(1, true)]);
-        assert_eq!(rig.read(CLAIM_S0), 10);
-        rig.edges();
-        rig.write(CLAIM_S0, 10);
-        assert_eq!(rig.edges(), [(1, true)], "no edge since the claim, but the line is high");
-        assert_eq!(rig.read(CLAIM_S0), 10);
-        rig.line(10, false);
-        rig.edges();
-        rig.write(CLAIM_S0, 10);
-        assert_eq!(rig.edges(), []);
-    }
-
-    #[test]
-    fn priority_then_number_decides_and_the_threshold_masks() {
-        let rig = Rig::new();
-        for (source, priority) in [(3, 2), (40, 5), (41, 5), (95, 1)] {
-            rig.write(4 * source, priority);
-            rig.line(source as u32, true);
-        }
-        for word in 0..3 {
-            rig.write(ENABLE_S0 + 4 * word, 0xffff_ffff);
-        }
-        rig.write(THRESHOLD_S0, 1);
-        let claims: Vec<u64> = (0..4).map(|_| rig.read(CLAIM_S0)).collect();
-        assert_eq!(claims, [40, 41, 3, 0]);
-        assert_eq!(rig.edges(), [(1, true), (1, false)]);
-        rig.write(THRESHOLD_S0, 0);
-        assert_eq!(rig.edges(), [(1, true)]);
-        rig.write(4 * 95, 0);
-        assert_eq!(rig.edges(), [(1, false)], "priority 0 never interrupts");
-    }
-
-    #[test]
-    fn every_context_that_enables_a_source_sees_it_until_one_claims() {
-        let rig = Rig::new();
-        rig.write(4, 7);
-        for context in [0, 3] {
-            rig.write(ENABLE_M0 + 0x80 * context, 2);
-        }
-        rig.line(1, true);
-        assert_eq!(rig.edges(), [(0, true), (3, true)]);
-        assert_eq!(rig.read(0x20_3004), 1);
-        assert_eq!(rig.edges(), [(0, false), (3, false)]);
-    }
-
-    #[test]
-    fn registers_hold_what_they_can_hold() {
-        let rig = Rig::new();
-        for (offset, written, read) in [
-            (4 * 6, 0xffff_ffff, 7),
-            (4 * 95, 9, 1),
-            (4 * 96, 1, 0),
-            (PENDING, 0xff, 0),
-            (ENABLE_S0 + 8, 0xffff_ffff, 0xffff_ffff),
-            (ENABLE_S0 + 12, 7, 0),
-            (THRESHOLD_S0, 0xff, 7),
-            (0x20_3000, 3, 3),
-            (0x20_4000, 3, 0),
-            (ENABLE_M0 + 4 * 0x80, 7, 0),
-            (SIZE - 4, 7, 0),
-        ] {
-            rig.write(offset, written);
-            assert_eq!(rig.read(offset), read, "offset {offset:#x}");
-        }
-        for width in [1, 2, 8] {
-            assert_eq!(rig.plic.read(0, width), Err(MmioFault::Width));
-            assert_eq!(rig.plic.write(0, width, 0), Err(MmioFault::Width));
-        }
-        assert_eq!(rig.plic.read(2, 4), Err(MmioFault::Width));
-        for hostile in [0, 96, 0xffff_ffff] {
-            rig.write(CLAIM_S0, hostile);
-        }
-        rig.line(0, true);
-        rig.line(96, true);
-        rig.line(u32::MAX, true);
-        assert_eq!(rig.read(PENDING), 0);
-    }
-
-    #[test]
-    fn reset_clears_all_but_the_levels_of_the_lines() {
-        let rig = Rig::new();
-        rig.write(4 * 10, 1);
-        rig.write(ENABLE_S0, 1 << 10);
-        rig.line(10, true);
-        rig.plic.call(Reset).unwrap();
-        assert_eq!(rig.edges(), [(1, true), (1, false)]);
-        let state = rig.plic.call(Snapshot::<PlicState>::new()).unwrap();
-        assert_eq!(state, PlicState { level: [1 << 10, 0, 0], ..PlicState::new(4) });
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ use super::transport::VirtioMmio;
 use crate::actors::outlet::Outlet;
 use crate::block::message::{BlockDone, BlockInfo, BlockOp, BlockRequest, IoFailed};
 use crate::devices::dma::{DmaGate, GuestBuffer, Segment, gather, scatter, total_len};
+use crate::devices::shell::Shell;
 
 /// Units of every sector number in the protocol.
 const SECTOR: u64 = 512;
@@ -467,7 +468,7 @@ impl VirtioDevice for Blk {
         }
     }
 
-    fn started(&mut self, address: Addr<VirtioMmio<Self>>) {
+    fn started(&mut self, address: Addr<Shell<VirtioMmio<Self>>>) {
         self.done = address.recipient().into();
     }
 
@@ -518,13 +519,13 @@ impl VirtioDevice for Blk {
     }
 }
 
-impl Handler<BlockDone> for VirtioMmio<Blk> {
+impl Handler<BlockDone> for Shell<VirtioMmio<Blk>> {
     type Result = ();
 
     fn handle(&mut self, done: BlockDone, _: &mut Self::Context) {
-        let (device, state) = self.parts();
+        let (device, state) = self.0.parts();
         for queue in device.complete(done, state) {
-            self.notify(queue);
+            self.0.notify(queue);
         }
     }
 }

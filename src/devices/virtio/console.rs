@@ -16,6 +16,7 @@ use crate::chardev::message::{
     Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
 };
 use crate::devices::dma::{gather, scatter};
+use crate::devices::shell::Shell;
 
 const F_MULTIPORT: u32 = 1;
 const F_EMERG_WRITE: u32 = 2;
@@ -336,7 +337,7 @@ impl VirtioDevice for Console {
         }
     }
 
-    fn started(&mut self, address: Addr<VirtioMmio<Self>>) {
+    fn started(&mut self, address: Addr<Shell<VirtioMmio<Self>>>) {
         if let Some(backend) = self.backed().and_then(|port| port.options.backend.clone()) {
             backend.attach.do_send(Attach {
                 input: address.clone().recipient(),
@@ -387,11 +388,11 @@ impl VirtioDevice for Console {
     }
 }
 
-impl Handler<CharInput> for VirtioMmio<Console> {
+impl Handler<CharInput> for Shell<VirtioMmio<Console>> {
     type Result = ();
 
     fn handle(&mut self, CharInput(bytes): CharInput, _: &mut Self::Context) {
-        let (device, state) = self.parts();
+        let (device, state) = self.0.parts();
         if let Some(port) = device.backed() {
             port.credit = port.credit.saturating_sub(bytes.len());
             port.input.extend(bytes);
@@ -400,22 +401,22 @@ impl Handler<CharInput> for VirtioMmio<Console> {
     }
 }
 
-impl Handler<CharWritten> for VirtioMmio<Console> {
+impl Handler<CharWritten> for Shell<VirtioMmio<Console>> {
     type Result = ();
 
     fn handle(&mut self, CharWritten(count): CharWritten, _: &mut Self::Context) {
-        let (device, state) = self.parts();
+        let (device, state) = self.0.parts();
         if let Some(port) = device.backed() {
             port.written(count, state);
         }
     }
 }
 
-impl Handler<CharEvent> for VirtioMmio<Console> {
+impl Handler<CharEvent> for Shell<VirtioMmio<Console>> {
     type Result = ();
 
     fn handle(&mut self, event: CharEvent, _: &mut Self::Context) {
-        let (device, state) = self.parts();
+        let (device, state) = self.0.parts();
         match event {
             CharEvent::Opened => device.host_opened(true, state),
             CharEvent::Closed => device.host_opened(false, state),

@@ -12,6 +12,7 @@ use super::queue::{Chain, QueueError, RingFeatures, Virtqueue};
 use super::transport::VirtioMmio;
 use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
+use crate::devices::shell::Shell;
 use crate::machine::memory::{GuestRam, RamError};
 
 /// Interrupt status bit: a buffer was used.
@@ -59,7 +60,7 @@ pub trait VirtioDevice: Send + Sized + Unpin + 'static {
     fn write_config(&mut self, _offset: usize, _bytes: &[u8], _state: &mut VirtioState) {}
 
     /// The actor has an address: back ends are told where to answer.
-    fn started(&mut self, address: Addr<VirtioMmio<Self>>);
+    fn started(&mut self, address: Addr<Shell<VirtioMmio<Self>>>);
 
     /// The driver set DRIVER_OK: negotiation is over.
     fn driver_ok(&mut self, _state: &mut VirtioState) {}

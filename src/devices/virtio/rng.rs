@@ -13,6 +13,7 @@ use super::transport::VirtioMmio;
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{ArmTimer, TimerFired};
 use crate::devices::dma::scatter;
+use crate::devices::shell::Shell;
 use crate::machine::clock::VirtualClock;
 
 const QUEUE_SIZE: u16 = 8;
@@ -113,7 +114,7 @@ impl VirtioDevice for Rng {
         vec![QUEUE_SIZE]
     }
 
-    fn started(&mut self, address: Addr<VirtioMmio<Self>>) {
+    fn started(&mut self, address: Addr<Shell<VirtioMmio<Self>>>) {
         self.to = address.recipient().into();
     }
 
@@ -133,11 +134,11 @@ impl VirtioDevice for Rng {
     }
 }
 
-impl Handler<Entropy> for VirtioMmio<Rng> {
+impl Handler<Entropy> for Shell<VirtioMmio<Rng>> {
     type Result = ();
 
     fn handle(&mut self, Entropy(bytes): Entropy, _: &mut Self::Context) {
-        let (device, state) = self.parts();
+        let (device, state) = self.0.parts();
         if let Some(chain) = device.asked.take().flatten() {
             let copied = scatter(state.ram(), &chain.writable, 0, &bytes);
             if let Some(copied) = state.unless_outside(copied) {
@@ -145,23 +146,23 @@ impl Handler<Entropy> for VirtioMmio<Rng> {
                 state.push(0, chain.head, copied as u32);
             }
         }
-        self.notify(0);
+        self.0.notify(0);
     }
 }
 
-impl Handler<TimerFired> for VirtioMmio<Rng> {
+impl Handler<TimerFired> for Shell<VirtioMmio<Rng>> {
     type Result = ();
 
     fn handle(&mut self, _: TimerFired, _: &mut Self::Context) {
-        self.notify(0);
+        self.0.notify(0);
     }
 }
 
-impl Handler<AssignTimer> for VirtioMmio<Rng> {
+impl Handler<AssignTimer> for Shell<VirtioMmio<Rng>> {
     type Result = ();
 
     fn handle(&mut self, AssignTimer { slot }: AssignTimer, _: &mut Self::Context) {
-        self.device.slot = Some(slot);
+        self.0.device.slot = Some(slot);
     }
 }
 

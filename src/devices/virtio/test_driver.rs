@@ -9,6 +9,7 @@ use crate::actors::cell::DeviceCell;
 use crate::actors::message::{IrqLevel, MmioRead, MmioWrite};
 use crate::actors::outlet::Outlet;
 use crate::actors::probe::Probe;
+use crate::devices::shell::Shell;
 use crate::machine::memory::{GuestRam, RAM_BASE};
 
 pub(super) const RAM_SIZE: u64 = 0x40_0000;
@@ -24,7 +25,7 @@ const NEXT: u16 = 1;
 
 /// A driver and the device it drives.
 pub(super) struct Driver<D: VirtioDevice> {
-    pub(super) cell: DeviceCell<VirtioMmio<D>>,
+    pub(super) cell: DeviceCell<Shell<VirtioMmio<D>>>,
     pub(super) ram: Arc<GuestRam>,
     pub(super) irq: Probe<IrqLevel>,
     legacy: bool,
@@ -39,7 +40,7 @@ impl<D: VirtioDevice> Driver<D> {
         let queues = device.queues().len().min(8);
         let slot = MmioSlot { legacy, ram: Arc::clone(&ram), irq: irq.outlet(), line: 7 };
         let mmio = VirtioMmio::new(device, RingOptions::default(), slot);
-        let cell = DeviceCell::new(mmio, D::NAME, Outlet::Unconnected);
+        let cell = DeviceCell::new(Shell(mmio), D::NAME, Outlet::Unconnected);
         Self { cell, ram, irq, legacy, rings: vec![(0, 0, 0); queues] }
     }
 

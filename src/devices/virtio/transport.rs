@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, Handler};
+use actix::Addr;
 use virtio_bindings::virtio_config::{
     VIRTIO_F_ANY_LAYOUT, VIRTIO_F_NOTIFY_ON_EMPTY, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
@@ -17,9 +17,9 @@ use super::device::{
     guest_error,
 };
 use super::queue::{QUEUE_SIZE_MAX, Virtqueue};
-use crate::actors::context::InlineContext;
-use crate::actors::message::{IrqLevel, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume};
+use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
+use crate::devices::shell::{Access, Device, Shell};
 use crate::machine::memory::GuestRam;
 
 /// Bytes that a slot decodes (its device-tree node claims 0x1000).
@@ -172,7 +172,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
 
     /// The driver's reset, a zero in `Status`: registers, rings, device. Not GuestPageSize, which a
     /// legacy driver may write once and before the reset, as Linux does.
-    fn reset(&mut self) {
+    fn driver_reset(&mut self) {
         self.state.reset(fresh_queues(&self.device));
         self.aligns.fill(4096);
         self.device_features_sel = 0;
@@ -210,7 +210,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
 
     fn write_status(&mut self, value: u8) {
         if value == 0 {
-            self.reset();
+            self.driver_reset();
             return;
         }
         if !self.legacy && value & STATUS_FEATURES_OK != 0 {
@@ -226,7 +226,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 
     /// A naturally aligned access of 1, 2 or 4 bytes.
-    fn read(&mut self, offset: u64, width: u8) -> u32 {
+    fn read_register(&self, offset: u64, width: u8) -> u32 {
         if offset >= CONFIG {
             return self.read_config((offset - CONFIG) as usize, usize::from(width));
         }
@@ -260,7 +260,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
-    fn write(&mut self, offset: u64, width: u8, value: u32) {
+    fn write_register(&mut self, offset: u64, width: u8, value: u32) {
         if offset >= CONFIG {
             self.write_config((offset - CONFIG) as usize, usize::from(width), value);
             return;
@@ -312,7 +312,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
                 _ => guest_error!("{}: queue alignment {value} refused", D::NAME),
             },
             // As in QEMU, taking one queue away resets the device.
-            reg::QUEUE_PFN if value == 0 => self.reset(),
+            reg::QUEUE_PFN if value == 0 => self.driver_reset(),
             reg::QUEUE_PFN => {
                 let base = u64::from(value) << self.page_shift;
                 let align = self.aligns.get(self.queue_sel).copied().unwrap_or(4096);
@@ -386,13 +386,7 @@ fn version(legacy: bool) -> u32 {
 
 /// Split an access into naturally aligned ones of at most four bytes, as the bus does for a device
 /// with 32-bit registers. `f(offset, width, bit position in the value)`.
-fn split(offset: u64, width: u8, mut f: impl FnMut(u64, u8, u32)) -> Result<(), MmioFault> {
-    if !matches!(width, 1 | 2 | 4 | 8) {
-        return Err(MmioFault::Width);
-    }
-    if offset.checked_add(u64::from(width)).is_none_or(|end| end > MMIO_SIZE) {
-        return Err(MmioFault::Unmapped);
-    }
+fn split(offset: u64, width: u8, mut f: impl FnMut(u64, u8, u32)) {
     let mut done = 0;
     while done < width {
         let at = offset + u64::from(done);
@@ -404,64 +398,47 @@ fn split(offset: u64, width: u8, mut f: impl FnMut(u64, u8, u32)) -> Result<(), 
         f(at, piece, u32::from(done) * 8);
         done += piece;
     }
-    Ok(())
 }
 
 fn width_mask(width: u8) -> u32 {
     u32::MAX >> (32 - 8 * u32::from(width))
 }
 
-impl<D: VirtioDevice> Actor for VirtioMmio<D> {
-    type Context = InlineContext<Self>;
+impl<D: VirtioDevice> Device for VirtioMmio<D> {
+    const SIZE: u64 = MMIO_SIZE;
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.device.started(ctx.address());
+    fn decodes(&self, _: Access, _: u64, _: u8) -> bool {
+        true
     }
-}
 
-impl<D: VirtioDevice> Handler<MmioRead> for VirtioMmio<D> {
-    type Result = Result<u64, MmioFault>;
-
-    fn handle(&mut self, msg: MmioRead, _: &mut Self::Context) -> Self::Result {
+    fn read(&mut self, offset: u64, width: u8) -> u64 {
         let mut value = 0;
-        split(msg.offset, msg.width, |offset, width, shift| {
-            value |= u64::from(self.read(offset, width) & width_mask(width)) << shift;
-        })?;
-        Ok(value)
+        split(offset, width, |offset, width, shift| {
+            value |= u64::from(self.read_register(offset, width) & width_mask(width)) << shift;
+        });
+        value
     }
-}
 
-impl<D: VirtioDevice> Handler<MmioWrite> for VirtioMmio<D> {
-    type Result = Result<(), MmioFault>;
-
-    fn handle(&mut self, msg: MmioWrite, _: &mut Self::Context) -> Self::Result {
-        split(msg.offset, msg.width, |offset, width, shift| {
-            self.write(offset, width, (msg.value >> shift) as u32 & width_mask(width));
-        })
+    fn write(&mut self, offset: u64, width: u8, value: u64) {
+        split(offset, width, |offset, width, shift| {
+            self.write_register(offset, width, (value >> shift) as u32 & width_mask(width));
+        });
     }
-}
 
-impl<D: VirtioDevice> Handler<Reset> for VirtioMmio<D> {
-    type Result = ();
+    fn started(&mut self, address: &Addr<Shell<Self>>) {
+        self.device.started(address.clone());
+    }
 
-    fn handle(&mut self, _: Reset, _: &mut Self::Context) {
+    fn reset(&mut self) {
         self.page_shift = 0;
-        self.reset();
+        self.driver_reset();
     }
-}
 
-impl<D: VirtioDevice> Handler<Pause> for VirtioMmio<D> {
-    type Result = ();
-
-    fn handle(&mut self, _: Pause, _: &mut Self::Context) {
+    fn pause(&mut self) {
         self.paused = true;
     }
-}
 
-impl<D: VirtioDevice> Handler<Resume> for VirtioMmio<D> {
-    type Result = ();
-
-    fn handle(&mut self, _: Resume, _: &mut Self::Context) {
+    fn resume(&mut self) {
         self.paused = false;
         for queue in std::mem::take(&mut self.held) {
             self.notify(queue);
@@ -482,16 +459,16 @@ impl EmptySlot {
     }
 }
 
-impl Actor for EmptySlot {
-    type Context = InlineContext<Self>;
-}
+impl Device for EmptySlot {
+    const SIZE: u64 = MMIO_SIZE;
 
-impl Handler<MmioRead> for EmptySlot {
-    type Result = Result<u64, MmioFault>;
+    fn decodes(&self, _: Access, _: u64, _: u8) -> bool {
+        true
+    }
 
-    fn handle(&mut self, msg: MmioRead, _: &mut Self::Context) -> Self::Result {
+    fn read(&mut self, offset: u64, width: u8) -> u64 {
         let mut value = 0;
-        split(msg.offset, msg.width, |offset, width, shift| {
+        split(offset, width, |offset, width, shift| {
             let register = match offset {
                 reg::MAGIC => MAGIC,
                 reg::VERSION => version(self.legacy),
@@ -499,17 +476,11 @@ impl Handler<MmioRead> for EmptySlot {
                 _ => 0,
             };
             value |= u64::from(register & width_mask(width)) << shift;
-        })?;
-        Ok(value)
+        });
+        value
     }
-}
 
-impl Handler<MmioWrite> for EmptySlot {
-    type Result = Result<(), MmioFault>;
-
-    fn handle(&mut self, msg: MmioWrite, _: &mut Self::Context) -> Self::Result {
-        split(msg.offset, msg.width, |_, _, _| ())
-    }
+    fn write(&mut self, _: u64, _: u8, _: u64) {}
 }
 
 #[cfg(test)]

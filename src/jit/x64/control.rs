@@ -79,7 +79,7 @@ impl Emitter<'_> {
         self.jump_to_rax();
     }
 
-    /// Jump to the guest pc in rax through the jump cache (`tlb::jump_index`), polling.
+    /// Jump to the guest pc in rax through the jump cache (`jump_cache::jump_index`), polling.
     pub(super) fn jump_to_rax(&mut self) {
         let (polled, missed) = (self.stubs.leave_polled, self.stubs.leave_to_look_up);
         asm_rm!(self, mov, allocate::EXIT_FLAG, rcx);

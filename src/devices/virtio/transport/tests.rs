@@ -1,8 +1,10 @@
 //! The register interface as a driver sees it, an honest one and a hostile one.
 
+use actix::Handler;
+
 use super::*;
 use crate::actors::cell::DeviceCell;
-use crate::actors::message::Snapshot;
+use crate::actors::message::{MmioFault, MmioRead, MmioWrite, Snapshot};
 use crate::actors::probe::Probe;
 use crate::devices::virtio::entropy::EntropyWanted;
 use crate::devices::virtio::rng::Rng;
@@ -29,7 +31,7 @@ fn registers_read_as_qemus() {
         let past = driver.cell.call(MmioRead { offset: MMIO_SIZE - 4, width: 8 }).unwrap();
         assert_eq!(past, Err(MmioFault::Unmapped));
     }
-    let empty = DeviceCell::new(EmptySlot::new(true), "empty", Outlet::Unconnected);
+    let empty = DeviceCell::new(Shell(EmptySlot::new(true)), "empty", Outlet::Unconnected);
     let read = |offset| empty.call(MmioRead { offset, width: 4 }).unwrap().unwrap();
     assert_eq!([0, 4, 8, 12, 0x34].map(read), [0x7472_6976, 1, 0, 0x554d_4551, 0]);
 }
@@ -48,11 +50,11 @@ fn only_offered_features_are_accepted_and_only_once() {
     assert_eq!((driver.read(0x70), accepted(&driver)), (0, 0));
 }
 
-impl Handler<Snapshot<u64>> for VirtioMmio<Rng> {
+impl Handler<Snapshot<u64>> for Shell<VirtioMmio<Rng>> {
     type Result = u64;
 
     fn handle(&mut self, _: Snapshot<u64>, _: &mut Self::Context) -> u64 {
-        self.state.features
+        self.0.state.features
     }
 }
 

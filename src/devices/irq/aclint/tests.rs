@@ -1,0 +1,133 @@
+use std::time::Duration;
+
+use super::*;
+use crate::actors::cell::DeviceCell;
+use crate::actors::message::{MmioFault, Reset, Resume, Terminate};
+use crate::actors::probe::Probe;
+use crate::actors::timer::{ArmTimer, Timers};
+use crate::devices::bus::MmioTarget;
+use crate::devices::shell::Shell;
+
+struct Rig {
+    aclint: DeviceCell<Shell<Aclint>>,
+    msip: Probe<IrqLevel>,
+    mtip: Probe<IrqLevel>,
+    armed: Probe<ArmTimer>,
+}
+
+/// Two harts; time stands still at 0.
+fn rig() -> Rig {
+    let (msip, mtip, armed) = (Probe::new(), Probe::new(), Probe::new());
+    let wires = (0..2)
+        .map(|_| HartWires {
+            msip: msip.outlet(),
+            mtip: mtip.outlet(),
+            timer: TimerPort::played_by(armed.outlet()),
+        })
+        .collect();
+    let aclint = Aclint::new(Arc::default(), wires);
+    let high = |line| IrqLevel { line, level: true };
+    assert_eq!(mtip.take(), [high(0), high(1)]);
+    armed.take();
+    let aclint = DeviceCell::new(Shell(aclint), "aclint", Outlet::Unconnected);
+    Rig { aclint, msip, mtip, armed }
+}
+
+#[test]
+fn msip_is_bit_zero_of_a_word() {
+    let Rig { aclint, msip, .. } = rig();
+    for (value, read, edges) in [
+        (0xffff_ffff, 1, vec![IrqLevel { line: 1, level: true }]),
+        (3, 1, vec![]),
+        (0xffff_fffe, 0, vec![IrqLevel { line: 1, level: false }]),
+    ] {
+        aclint.write(4, 4, value).unwrap();
+        assert_eq!(aclint.read(4, 4), Ok(read));
+        assert_eq!(msip.take(), edges);
+    }
+    aclint.write(8, 4, 1).unwrap();
+    assert_eq!(aclint.read(8, 4), Ok(0), "no hart 2");
+    assert_eq!(msip.take(), []);
+}
+
+#[test]
+fn mtimecmp_moves_mtip_and_the_deadline() {
+    let Rig { aclint, mtip, armed, .. } = rig();
+    aclint.write(0x4008, 8, 1000).unwrap();
+    assert_eq!(mtip.take(), [IrqLevel { line: 1, level: false }]);
+    assert_eq!(armed.take(), [ArmTimer { slot: 0, deadline_ns: Some(100_000) }]);
+    aclint.write(0x400c, 4, 1).unwrap();
+    assert_eq!(aclint.read(0x4008, 8), Ok(0x1_0000_03e8));
+    assert_eq!((aclint.read(0x4008, 4), aclint.read(0x400c, 4)), (Ok(1000), Ok(1)));
+    armed.take();
+    aclint.write(0x4008, 8, u64::MAX).unwrap();
+    assert_eq!(armed.take(), [ArmTimer { slot: 0, deadline_ns: Some(u64::MAX) }]);
+    aclint.write(0x4008, 8, 0).unwrap();
+    assert_eq!(mtip.take(), [IrqLevel { line: 1, level: true }]);
+    assert_eq!(armed.take(), [ArmTimer { slot: 0, deadline_ns: None }]);
+}
+
+#[test]
+fn mtime_can_be_written_by_halves_and_moves_every_mtip() {
+    let Rig { aclint, mtip, .. } = rig();
+    aclint.write(0x4000, 8, 50).unwrap();
+    aclint.write(0x4008, 8, 1 << 33).unwrap();
+    mtip.take();
+    aclint.write(0xbff8, 4, 77).unwrap();
+    assert_eq!(mtip.take(), [IrqLevel { line: 0, level: true }]);
+    aclint.write(0xbffc, 4, 2).unwrap();
+    assert_eq!(aclint.read(0xbff8, 8), Ok(0x2_0000_004d));
+    assert_eq!(mtip.take(), [IrqLevel { line: 1, level: true }]);
+    aclint.call(Reset).unwrap();
+    let registers = [(0, 4), (4, 4), (0x4000, 8), (0x4008, 8), (0xbff8, 8)];
+    assert_eq!(registers.map(|(at, width)| aclint.read(at, width)), [Ok(0); 5]);
+}
+
+#[test]
+fn widths_and_holes() {
+    let Rig { aclint, .. } = rig();
+    for (offset, width, result) in [
+        (0, 1, Err(MmioFault::Width)),
+        (0, 8, Err(MmioFault::Width)),
+        (0x4000, 2, Err(MmioFault::Width)),
+        (0x4004, 8, Err(MmioFault::Width)),
+        (0x4002, 4, Err(MmioFault::Width)),
+        (0x4010, 8, Ok(0)),
+        (0xb000, 8, Ok(0)),
+        (0xc000, 4, Err(MmioFault::Unmapped)),
+        (u64::MAX - 7, 8, Err(MmioFault::Unmapped)),
+    ] {
+        assert_eq!(aclint.read(offset, width), result, "{offset:#x}/{width}");
+        assert_eq!(aclint.write(offset, width, 1).err(), result.err());
+    }
+}
+
+#[test]
+fn the_timer_raises_mtip_and_a_stale_one_does_not() {
+    let clock = Arc::new(VirtualClock::default());
+    let (timers, thread) = Timers::start(Arc::clone(&clock), Outlet::Unconnected).unwrap();
+    let mtip = Probe::new();
+    let wires = HartWires {
+        msip: Outlet::Unconnected,
+        mtip: mtip.outlet(),
+        timer: timers.reserve().unwrap(),
+    };
+    let aclint = Aclint::new(Arc::clone(&clock), vec![wires]);
+    let aclint = DeviceCell::new(Shell(aclint), "aclint", Outlet::Unconnected);
+    clock.start();
+    timers.addr().do_send(Resume);
+    mtip.take();
+    let deadline = clock.ticks() + 50_000;
+    aclint.write(0x4000, 8, deadline).unwrap();
+    assert!(!mtip.expect_within(Duration::ZERO).level);
+    assert!(mtip.expect_within(Duration::from_secs(10)).level);
+    assert!(clock.ticks() >= deadline);
+    for _ in 0..2000 {
+        aclint.write(0x4000, 8, clock.ticks()).unwrap();
+        aclint.write(0x4000, 8, u64::MAX).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(mtip.take().last(), Some(&IrqLevel { line: 0, level: false }));
+    timers.addr().do_send(Terminate);
+    thread.join().unwrap();
+}
