@@ -263,3 +263,71 @@ pub enum VmEvent {
         code: i32,
     },
 }
+
+/// Stop the machine for the last phase of its migration: the state becomes `finish-migrate`. What
+/// is answered holds it there.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Quiesced, VmError>")]
+pub struct Quiesce;
+
+/// The machine is handed over: `finish-migrate` becomes `postmigrate`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct HandOver;
+
+/// The migration has come to nothing: go on in the state before `Quiesce`.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct Unquiesce {
+    pub was: RunState,
+}
+
+/// A machine held for its migration. Whatever becomes of the holder, the machine does not stay
+/// stopped: when this is dropped before `hand_over`, it goes on as it was.
+#[derive(Debug)]
+pub struct Quiesced {
+    was: RunState,
+    back: Option<Recipient<Unquiesce>>,
+}
+
+impl Quiesced {
+    pub(crate) fn new(was: RunState, back: Recipient<Unquiesce>) -> Self {
+        Self { was, back: Some(back) }
+    }
+
+    /// The state that the machine was in.
+    pub fn was(&self) -> RunState {
+        self.was
+    }
+
+    /// Go on as before; true when the machine has answered that it does.
+    pub async fn undo(mut self) -> Result<(), VmError> {
+        let Some(back) = self.back.take() else { return Ok(()) };
+        match back.send(Unquiesce { was: self.was }).await {
+            Ok(result) => result,
+            Err(_) => Err(VmError("the machine has failed".to_owned())),
+        }
+    }
+
+    /// Never go on: the other side has the machine now.
+    pub fn hand_over(mut self) {
+        self.back = None;
+    }
+}
+
+impl Drop for Quiesced {
+    fn drop(&mut self) {
+        if let Some(back) = self.back.take() {
+            back.do_send(Unquiesce { was: self.was });
+        }
+    }
+}
+
+/// An incoming migration has been loaded; the machine leaves `inmigrate`, running if the source ran
+/// and nobody has asked otherwise (`-S`, `stop`).
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct Arrived {
+    /// The source's run state, from the `globalstate` section.
+    pub was: RunState,
+}

@@ -101,7 +101,7 @@ async fn machine(
         }
     }
     signals.machine(&machine);
-    machine.vm.send(PowerOn { run: !spec.start_paused }).await??;
+    machine.vm.send(PowerOn { run: !spec.start_paused, incoming: false }).await??;
     ready()?;
     let code = exited.await?;
     last_words(&machine).await;

@@ -5,6 +5,7 @@
 //! two ever interleave. Every step over a peer has a time limit; a peer that does not answer puts
 //! the machine in `internal-error`.
 
+mod migration;
 #[cfg(test)]
 mod tests;
 
@@ -75,7 +76,10 @@ pub struct Exited {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), VmError>")]
 pub struct PowerOn {
+    /// Run: at once, or when an incoming migration is complete.
     pub run: bool,
+    /// Wait in `inmigrate` for a migration.
+    pub incoming: bool,
 }
 
 /// What a `Vm` is made of.
@@ -120,12 +124,20 @@ pub struct Vm {
     state: RunState,
     subscribers: Vec<Recipient<VmEvent>>,
     exiting: bool,
+    /// In `inmigrate`: run when the migration is complete.
+    run_on_arrival: bool,
 }
 
 impl Vm {
     /// A machine that is not powered on.
     pub fn new(parts: VmParts) -> Self {
-        Self { parts, state: RunState::Prelaunch, subscribers: Vec::new(), exiting: false }
+        Self {
+            parts,
+            state: RunState::Prelaunch,
+            subscribers: Vec::new(),
+            exiting: false,
+            run_on_arrival: false,
+        }
     }
 
     fn emit(&mut self, event: VmEvent) {
@@ -234,7 +246,8 @@ impl Vm {
                     vm.parts.reset_asked.store(false, Ordering::Release);
                     vm.emit(VmEvent::Reset { cause });
                     let again = restarted.is_ok() && was_running;
-                    if !was_running && vm.state != RunState::Inmigrate {
+                    let held = matches!(vm.state, RunState::Inmigrate | RunState::FinishMigrate);
+                    if !was_running && !held {
                         vm.state = RunState::Prelaunch;
                     }
                     let resumed = async_if(again, vm.unhalt());
@@ -326,7 +339,12 @@ impl Actor for Vm {
 impl Handler<PowerOn> for Vm {
     type Result = AtomicResponse<Self, Result<(), VmError>>;
 
-    fn handle(&mut self, PowerOn { run }: PowerOn, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: PowerOn, _: &mut Self::Context) -> Self::Result {
+        let run = message.run && !message.incoming;
+        if message.incoming {
+            self.state = RunState::Inmigrate;
+            self.run_on_arrival = message.run;
+        }
         let restarted = self.restart();
         AtomicResponse::new(Box::pin(
             restarted
@@ -354,6 +372,10 @@ impl Handler<Stop> for Vm {
     fn handle(&mut self, _: Stop, _: &mut Self::Context) -> Self::Result {
         let stopped = match self.state {
             RunState::Running => self.stop_to(RunState::Paused),
+            RunState::Inmigrate => {
+                self.run_on_arrival = false;
+                Box::pin(actix::fut::ready(Ok(())))
+            }
             _ => Box::pin(actix::fut::ready(Ok(()))),
         };
         AtomicResponse::new(stopped)
@@ -368,6 +390,14 @@ impl Handler<Cont> for Vm {
             RunState::Running => Box::pin(actix::fut::ready(Ok(()))),
             RunState::Shutdown | RunState::InternalError => {
                 let text = "Resetting the Virtual Machine is required".to_owned();
+                Box::pin(actix::fut::ready(Err(VmError(text))))
+            }
+            RunState::Inmigrate => {
+                self.run_on_arrival = true;
+                Box::pin(actix::fut::ready(Ok(())))
+            }
+            RunState::FinishMigrate => {
+                let text = "Migration is not finalized yet".to_owned();
                 Box::pin(actix::fut::ready(Err(VmError(text))))
             }
             _ => self.start(),

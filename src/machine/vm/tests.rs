@@ -76,7 +76,7 @@ async fn state(vm: &Addr<Vm>) -> RunState {
 async fn power_on_stop_and_cont_drive_vcpus_time_and_events() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
     assert_eq!(state(&vm).await, RunState::Prelaunch);
-    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
     assert_eq!(state(&vm).await, RunState::Running);
     assert_eq!(m.reset.take()[0].start, HartStart::Machine { pc: 0x1000 });
     assert_eq!((m.resume.take().len(), m.pause.take().len()), (1, 0));
@@ -94,7 +94,7 @@ async fn power_on_stop_and_cont_drive_vcpus_time_and_events() {
 #[actix::test]
 async fn a_guest_reset_resets_devices_and_harts_and_runs_on() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
-    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
     let cause = ShutdownCause::GuestReset;
     vm.send(RequestReset { cause }).await.unwrap().unwrap();
     assert_eq!((m.reset.take().len(), m.device_reset.take().len()), (2, 2));
@@ -105,7 +105,7 @@ async fn a_guest_reset_resets_devices_and_harts_and_runs_on() {
 #[actix::test]
 async fn a_flood_of_guest_resets_is_one_reset() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
-    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
     m.reset.take();
     let outlet = guest_reset(&vm, &m.reset_asked);
     for _ in 0..1000 {
@@ -121,7 +121,7 @@ async fn a_flood_of_guest_resets_is_one_reset() {
 #[actix::test]
 async fn no_reboot_turns_a_guest_reset_into_exit_but_not_a_monitors() {
     let (vm, m) = vm(RebootAction::Shutdown, ShutdownAction::Poweroff);
-    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
     let cause = ShutdownCause::HostQmpSystemReset;
     vm.send(RequestReset { cause }).await.unwrap().unwrap();
     assert_eq!(m.exit.take(), []);
@@ -132,7 +132,7 @@ async fn no_reboot_turns_a_guest_reset_into_exit_but_not_a_monitors() {
 #[actix::test]
 async fn no_shutdown_pauses_and_needs_a_reset_before_cont() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Pause);
-    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
     let cause = ShutdownCause::GuestShutdown;
     vm.send(RequestShutdown { cause, exit_code: 0 }).await.unwrap().unwrap();
     assert_eq!(state(&vm).await, RunState::Shutdown);
@@ -151,11 +151,53 @@ async fn no_shutdown_pauses_and_needs_a_reset_before_cont() {
 #[actix::test]
 async fn a_dead_device_is_internal_error_and_is_told() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
-    vm.send(PowerOn { run: true }).await.unwrap().unwrap();
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
     m.events.take();
     vm.send(ActorFailed { name: "uart".into(), reason: "boom".into() }).await.unwrap();
     assert_eq!(state(&vm).await, RunState::InternalError);
     let failed = VmEvent::DeviceFailed { name: "uart".into(), reason: "boom".into() };
     assert_eq!(m.events.take(), [failed, VmEvent::Stop]);
     assert_eq!(m.pause.take().len(), 1);
+}
+
+#[actix::test]
+async fn a_migration_that_comes_to_nothing_lets_the_machine_run_on() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
+    let held = vm.send(Quiesce).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::FinishMigrate);
+    assert!(vm.send(Cont).await.unwrap().is_err());
+    // The holder dies.
+    drop(held);
+    assert_eq!(state(&vm).await, RunState::Running);
+    assert_eq!((m.pause.take().len(), m.resume.take().len()), (1, 2));
+    assert!(m.clock.is_running());
+
+    vm.send(Stop).await.unwrap().unwrap();
+    vm.send(Quiesce).await.unwrap().unwrap().undo().await.unwrap();
+    assert_eq!(state(&vm).await, RunState::Paused);
+
+    vm.send(Quiesce).await.unwrap().unwrap().hand_over();
+    vm.send(HandOver).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::Postmigrate);
+}
+
+#[actix::test]
+async fn an_incoming_machine_runs_when_it_arrives_as_the_source_did() {
+    for (run, stop, was, then) in [
+        (true, false, RunState::Running, RunState::Running),
+        (false, false, RunState::Running, RunState::Paused),
+        (true, true, RunState::Running, RunState::Paused),
+        (true, false, RunState::Paused, RunState::Paused),
+    ] {
+        let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+        vm.send(PowerOn { run, incoming: true }).await.unwrap().unwrap();
+        assert_eq!((state(&vm).await, m.resume.take().len()), (RunState::Inmigrate, 0));
+        if stop {
+            vm.send(Stop).await.unwrap().unwrap();
+        }
+        vm.send(Arrived { was }).await.unwrap().unwrap();
+        assert_eq!(state(&vm).await, then);
+        assert!(vm.send(Arrived { was }).await.unwrap().is_err());
+    }
 }
