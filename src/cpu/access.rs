@@ -185,6 +185,9 @@ impl Hart {
                 writable = false;
             }
         }
+        if writable && self.env.ram.dirty_map().is_on() {
+            writable = self.env.ram.dirty_map().grant(ram_page, write);
+        }
         let tag = va & PAGE_MASK;
         let entry = TlbEntry {
             read: if m.read { tag } else { INVALID_TAG },

@@ -248,6 +248,10 @@ impl Hart {
             match request {
                 CacheRequest::CodeWritten { page } => self.stale_code.push(page),
                 CacheRequest::Protect { page } => self.protect_page(page),
+                CacheRequest::ProtectRange { first, count } => {
+                    let start = self.env.ram.base() + first * PAGE_SIZE;
+                    self.tlb.protect_range(start..start + count * PAGE_SIZE);
+                }
                 CacheRequest::FenceI => fence_i = true,
                 CacheRequest::FenceVma { range, asid } => self.fence_range(range, asid),
             }

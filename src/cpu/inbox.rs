@@ -20,6 +20,8 @@ pub enum CacheRequest {
     CodeWritten { page: u64 },
     /// Some hart translated code of this RAM page: writes to it must take the slow path.
     Protect { page: u64 },
+    /// Writes to any of these RAM pages are to be seen again: they must take the slow path.
+    ProtectRange { first: u64, count: u64 },
     /// `fence.i` on behalf of another hart.
     FenceI,
     /// `sfence.vma` on behalf of another hart; `None` means all pages.
@@ -90,8 +92,17 @@ impl Peers {
 
     /// Post to every hart but `me`, making those that run look at once; what to wait for.
     pub fn post_others(&self, me: usize, request: CacheRequest) -> Vec<(usize, u64)> {
+        self.post(Some(me), request)
+    }
+
+    /// Post to every hart, for one who is none; what to wait for.
+    pub fn post_all(&self, request: CacheRequest) -> Vec<(usize, u64)> {
+        self.post(None, request)
+    }
+
+    fn post(&self, but: Option<usize>, request: CacheRequest) -> Vec<(usize, u64)> {
         let mut tickets = Vec::new();
-        for (i, peer) in self.0.iter().enumerate().filter(|(i, _)| *i != me) {
+        for (i, peer) in self.0.iter().enumerate().filter(|(i, _)| Some(*i) != but) {
             let number = peer.inbox.post(request);
             if !peer.inbox.is_done(number) {
                 peer.irq.request_exit();

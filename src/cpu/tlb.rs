@@ -6,6 +6,8 @@
 //! whose tag equals the page of the *last* byte of the access hits, so an access that crosses a
 //! page misses.
 
+use std::ops::Range;
+
 use super::jump_cache::JumpCache;
 use super::state::Privilege;
 
@@ -149,10 +151,10 @@ impl Table {
         self.conflicts = 0;
     }
 
-    fn protect(&mut self, pa: u64) {
+    fn protect(&mut self, pages: &Range<u64>) {
         if self.used {
             for e in &mut self.entries {
-                if e.pa == pa {
+                if pages.contains(&e.pa) {
                     e.write = INVALID_TAG;
                 }
             }
@@ -400,15 +402,20 @@ impl TlbSet {
         }
     }
 
+    /// Drop write permission to all RAM pages at these physical addresses.
+    pub fn protect_range(&mut self, pages: Range<u64>) {
+        for space in &mut self.spaces {
+            space.tables.iter_mut().for_each(|t| t.protect(&pages));
+        }
+    }
+
     /// Drop write permission to the RAM page at physical address `pa` (index `ram_page`), which
     /// from now on holds translated code.
     pub fn protect(&mut self, pa: u64, ram_page: u64) {
         let (word, bit) = (ram_page as usize / 64, 1 << (ram_page % 64));
         if self.writable[word] & bit != 0 {
             self.writable[word] &= !bit;
-            for space in &mut self.spaces {
-                space.tables.iter_mut().for_each(|t| t.protect(pa));
-            }
+            self.protect_range(pa..pa + 1);
         }
     }
 }

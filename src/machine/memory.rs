@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapMut, MmapOptions};
 
+use super::dirty_log::DirtyMap;
+
 /// Bytes in a page of guest memory.
 pub const PAGE_SIZE: u64 = 4096;
 /// Where RAM starts on `virt`.
@@ -35,6 +37,7 @@ pub struct GuestRam {
     /// One byte a page: which harts hold translations of code in it.
     code: MmapMut,
     observer: OnceLock<Arc<dyn CodeObserver>>,
+    dirty: DirtyMap,
 }
 
 impl std::fmt::Debug for GuestRam {
@@ -95,6 +98,7 @@ impl GuestRam {
             map: anon(size)?,
             code: anon((size / PAGE_SIZE).max(1))?,
             observer: OnceLock::new(),
+            dirty: DirtyMap::default(),
         })
     }
 
@@ -187,7 +191,14 @@ impl GuestRam {
         let _ = self.observer.set(observer);
     }
 
-    /// Bytes were written, by a device or by a hart's slow path: drop translations made from them.
+    /// Which pages were written, when somebody wants to know.
+    #[inline]
+    pub fn dirty_map(&self) -> &DirtyMap {
+        &self.dirty
+    }
+
+    /// Bytes were written, by a device or by a hart's slow path: drop translations made from them,
+    /// and log them if that is wanted.
     pub fn written(&self, addr: u64, len: u64) {
         if len == 0 {
             return;
@@ -201,6 +212,9 @@ impl GuestRam {
                     observer.code_written(page, harts);
                 }
             }
+        }
+        if self.dirty.is_on() {
+            self.dirty.mark(first, last);
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod clock;
 pub mod devicetree;
+pub mod dirty_log;
 pub mod fdt;
 pub mod firmware;
 mod fw_cfg_items;

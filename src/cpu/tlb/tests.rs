@@ -43,6 +43,26 @@ fn protecting_a_page_leaves_it_readable() {
 }
 
 #[test]
+fn a_protected_range_ends_where_it_says_in_every_space() {
+    let mut t = TlbSet::new(1024);
+    for satp in [0, 8 << 60] {
+        t.select(satp, DataMode::Supervisor, Privilege::Supervisor);
+        for page in [0x8000_2000, 0x8000_3000, 0x8000_4000, 0x8000_5000] {
+            t.insert(page, 4096, entry(page, page), 3);
+        }
+    }
+    t.protect_range(0x8000_3000..0x8000_5000);
+    for satp in [0, 8 << 60] {
+        t.select(satp, DataMode::Supervisor, Privilege::Supervisor);
+        let write = |page| t.table().entry(page).write;
+        let protected = [0x8000_3000, 0x8000_4000].map(write);
+        assert_eq!(protected, [INVALID_TAG; 2]);
+        assert_eq!(write(0x8000_2000), 0x8000_2000);
+        assert_eq!(write(0x8000_5000), 0x8000_5000);
+    }
+}
+
+#[test]
 fn a_thrashing_table_grows_and_keeps_what_it_holds() {
     let mut t = TlbSet::new(1 << 20);
     let mut moved = false;
