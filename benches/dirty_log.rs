@@ -19,7 +19,7 @@ const PAGES: u64 = 4096;
 fn toucher() -> Bare {
     Bare::new(|ops| {
         asm!(ops
-            ; lui a2, 1
+            ; lui a2, 0x1000
             ; next:
             ; sd a1, [a0, 0]
             ; add a0, a0, a2
