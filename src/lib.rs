@@ -11,6 +11,7 @@ pub mod hmp;
 pub mod jit;
 pub mod machine;
 pub mod migration;
+pub mod net;
 pub mod qmp;
 pub mod report;
 pub mod signals;

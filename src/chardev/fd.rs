@@ -2,7 +2,7 @@
 //! (terminals, pipes), through tokio's file threads where it does not (regular files).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -24,6 +24,29 @@ impl PollFd {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         Ok(Self(Arc::new(AsyncFd::new(fd)?)))
+    }
+
+    /// Wait until it can be written to: a socket that connects is connected, or has failed.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.0.writable().await.map(drop)
+    }
+
+    /// The next connection of a socket that listens.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
+            match guard.try_io(|fd| Ok(rustix::net::accept_with(fd.get_ref(), flags)?)) {
+                Ok(accepted) => return Poll::Ready(accepted),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsFd for PollFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 }
 

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
-mod fd;
+pub mod fd;
 mod host;
 pub mod message;
 mod mux;
@@ -39,8 +39,10 @@ pub enum ChardevError {
     Bind { address: String, reason: String },
     #[error("Failed to find an available port: {reason}")]
     NoPort { reason: String },
-    #[error("address resolution failed for {address}: {reason}")]
-    Resolve { address: String, reason: String },
+    #[error(transparent)]
+    Resolve(#[from] crate::net::resolve::ResolveError),
+    #[error("Cannot disable IPv4 and IPv6 at same time")]
+    NoFamily,
     #[error("File descriptor '{fd}' is not a socket")]
     NotASocket { fd: i32 },
     #[error("File descriptor '{fd}': {reason}")]

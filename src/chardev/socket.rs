@@ -10,12 +10,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, sockopt};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::device::{Connection, Connector, Ends, Source};
 use super::spec::{ChardevSpec, SocketAddress, SocketSpec};
 use super::{ChardevError, words};
+use crate::net::inherited;
+use crate::net::resolve::{self, Families, ResolveError};
 
 /// Longest path of a UNIX socket, and size of an abstract name (`sun_path`).
 const SUN_PATH: usize = 108;
@@ -79,37 +80,19 @@ fn address_name(address: &SocketAddress) -> String {
     }
 }
 
-/// A port by number, as `getaddrinfo` would say it if it is not one.
-fn port_number(host: &str, port: &str) -> Result<u16, ChardevError> {
-    port.parse().map_err(|_| ChardevError::Resolve {
-        address: format!("{host}:{port}"),
-        reason: "Servname not supported for ai_socktype".into(),
-    })
-}
-
-/// The addresses of a host, of the families that are wanted.
+/// The addresses of a host and service, of the families that are wanted; `default` stands for a
+/// host that is left out.
 async fn resolve(
     host: &str,
-    port: u16,
+    default: &str,
+    port: &str,
     ipv4: Option<bool>,
     ipv6: Option<bool>,
 ) -> Result<Vec<SocketAddr>, ChardevError> {
-    let failed =
-        |reason: String| ChardevError::Resolve { address: format!("{host}:{port}"), reason };
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| {
-        let text = words(&error);
-        let prefix = "failed to lookup address information: ";
-        failed(text.strip_prefix(prefix).map_or(text.clone(), str::to_owned))
-    })?;
-    // A family that is asked for excludes the other, unless that is asked for too.
-    let v4 = ipv4.unwrap_or(ipv6 != Some(true));
-    let v6 = ipv6.unwrap_or(ipv4 != Some(true));
-    let addresses: Vec<_> =
-        found.filter(|address| if address.is_ipv4() { v4 } else { v6 }).collect();
-    if addresses.is_empty() {
-        return Err(failed("Address family for hostname not supported".into()));
-    }
-    Ok(addresses)
+    let families = Families::from_switches(ipv4, ipv6).ok_or(ChardevError::NoFamily)?;
+    let name = if host.is_empty() { default } else { host };
+    let found = resolve::resolve(name, port, families).await;
+    Ok(found.map_err(|error| ResolveError { host: host.to_owned(), ..error })?)
 }
 
 fn unix_address(
@@ -134,15 +117,15 @@ fn unix_address(
     address.map_err(|error| ChardevError::Open { path: shown(), reason: words(&error) })
 }
 
-/// A duplicate of a descriptor that the parent process left open for us.
+/// A duplicate of a socket that the parent process left open for us.
 fn inherited(fd: i32) -> Result<OwnedFd, ChardevError> {
-    let own = rustix::process::getpid();
-    rustix::process::pidfd_open(own, PidfdFlags::empty())
-        .and_then(|pid| rustix::process::pidfd_getfd(pid, fd, PidfdGetfdFlags::empty()))
-        .and_then(|owned| sockopt::socket_type(&owned).map(|_| owned))
-        .map_err(|error| match error {
-            rustix::io::Errno::BADF | rustix::io::Errno::NOTSOCK => ChardevError::NotASocket { fd },
-            _ => ChardevError::Descriptor { fd, reason: words(&error.into()) },
+    inherited::duplicate(fd)
+        .and_then(|owned| Ok(sockopt::socket_type(&owned).map(|_| owned)?))
+        .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::BADF | rustix::io::Errno::NOTSOCK) => {
+                ChardevError::NotASocket { fd }
+            }
+            _ => ChardevError::Descriptor { fd, reason: words(&error) },
         })
 }
 
@@ -182,14 +165,13 @@ async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
     let mut file = None;
     let listener = match &socket.address {
         SocketAddress::Inet { host, port, to, ipv4, ipv6 } => {
-            let first = port_number(host, port)?;
             let any = if *ipv4 == Some(false) || (*ipv6 == Some(true) && ipv4.is_none()) {
                 "::"
             } else {
                 "0.0.0.0"
             };
-            let address = if host.is_empty() { any } else { host };
-            let listener = listen_tcp(address, first..=to.unwrap_or(first), *ipv4, *ipv6).await?;
+            let addresses = resolve(host, any, port, *ipv4, *ipv6).await?;
+            let listener = listen_tcp(&addresses, *to)?;
             if let Ok(bound) = listener.local_addr() {
                 name = format!("tcp:{host}:{}", bound.port());
             }
@@ -238,17 +220,12 @@ async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
     Ok(Server { listener, nodelay: socket.nodelay, name, path: file })
 }
 
-/// Listen on the first port of a range that is free.
-async fn listen_tcp(
-    host: &str,
-    ports: std::ops::RangeInclusive<u16>,
-    ipv4: Option<bool>,
-    ipv6: Option<bool>,
-) -> Result<TcpListener, ChardevError> {
-    let addresses = resolve(host, *ports.start(), ipv4, ipv6).await?;
+/// Listen on the first port that is free, from that of the addresses up to `to`.
+fn listen_tcp(addresses: &[SocketAddr], to: Option<u16>) -> Result<TcpListener, ChardevError> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for port in ports {
-        for address in &addresses {
+    let first = addresses.first().map_or(0, SocketAddr::port);
+    for port in first..=to.unwrap_or(first) {
+        for address in addresses {
             let mut address = *address;
             address.set_port(port);
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
@@ -317,9 +294,7 @@ impl Client {
     async fn connect_once(&mut self) -> Result<Connection, ChardevError> {
         match &self.socket.address {
             SocketAddress::Inet { host, port, ipv4, ipv6, .. } => {
-                let number = port_number(host, port)?;
-                let name = if host.is_empty() { "localhost" } else { host };
-                let addresses = resolve(name, number, *ipv4, *ipv6).await?;
+                let addresses = resolve(host, "localhost", port, *ipv4, *ipv6).await?;
                 let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|error| {
                     ChardevError::Connect {
                         address: format!("{host}:{port}"),

@@ -14,7 +14,7 @@ mod options;
 mod opts;
 pub mod process;
 mod settings;
-mod value;
+pub(crate) mod value;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -9,6 +9,7 @@
 
 pub mod cache;
 pub mod capability;
+pub mod channel;
 pub mod message;
 pub mod parameters;
 pub mod status;

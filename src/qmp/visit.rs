@@ -11,6 +11,10 @@ use serde_json::{Map, Value};
 use super::error::QmpError;
 use super::json;
 
+/// A QAPI union is a Rust enum that serde calls by this and the name of the member that tells the
+/// variant (`#[serde(rename = "union transport")]`); the variant's members stand beside that one.
+const UNION: &str = "union ";
+
 /// Turn a command's `arguments` into its type.
 pub fn arguments<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, QmpError> {
     let root = Input { value: Some(Value::Object(arguments)), path: String::new(), name: None };
@@ -92,6 +96,79 @@ impl Input {
             Value::Object(map) => Ok(map),
             _ => self.wrong("object"),
         }
+    }
+}
+
+impl Input {
+    fn union(
+        mut self,
+        tag: &str,
+        variants: &'static [&'static str],
+    ) -> Result<Union, ArgumentError> {
+        let mut map = self.object()?;
+        let mut member = Self {
+            value: map.shift_remove(tag),
+            path: member_path(&self.path, tag),
+            name: Some(tag.to_owned()),
+        };
+        let text = member.text()?;
+        match variants.iter().find(|&&variant| variant == text) {
+            None => error(format!("Parameter '{tag}' does not accept value '{text}'")),
+            Some(&variant) => {
+                let rest = Self { value: Some(Value::Object(map)), ..self };
+                Ok(Union { variant, rest })
+            }
+        }
+    }
+}
+
+/// A union whose variant is known, and its other members.
+struct Union {
+    variant: &'static str,
+    rest: Input,
+}
+
+impl<'de> de::EnumAccess<'de> for Union {
+    type Error = ArgumentError;
+    type Variant = Input;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(
+        self,
+        seed: V,
+    ) -> Result<(V::Value, Input), Self::Error> {
+        let variant: StrDeserializer<'_, ArgumentError> = self.variant.into_deserializer();
+        Ok((seed.deserialize(variant)?, self.rest))
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for Input {
+    type Error = ArgumentError;
+
+    fn unit_variant(self) -> Result<(), Self::Error> {
+        de::Deserializer::deserialize_struct(self, "", &[], de::IgnoredAny).map(drop)
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
+        self,
+        seed: T,
+    ) -> Result<T::Value, Self::Error> {
+        seed.deserialize(self)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        de::Deserializer::deserialize_seq(self, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        de::Deserializer::deserialize_struct(self, "", fields, visitor)
     }
 }
 
@@ -184,10 +261,13 @@ impl<'de> de::Deserializer<'de> for Input {
 
     fn deserialize_enum<V: Visitor<'de>>(
         mut self,
-        _name: &'static str,
+        name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
+        if let Some(tag) = name.strip_prefix(UNION) {
+            return visitor.visit_enum(self.union(tag, variants)?);
+        }
         let text = self.text()?;
         if !variants.contains(&text.as_str()) {
             let name = self.short_name();

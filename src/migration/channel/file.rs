@@ -1,0 +1,252 @@
+//! Files, and descriptors of any kind that somebody else opened.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use rustix::fs::FileType;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+
+use super::connect::FdSource;
+use super::error::ChannelError;
+use super::{Channel, ChannelKind, socket};
+use crate::chardev::fd::PollFd;
+use crate::qmp::error::os_words;
+
+/// Permissions of a file that a migration creates.
+const MODE: u32 = 0o660;
+/// Most bytes handed to the host at once.
+const CHUNK: usize = 1 << 20;
+/// Where members of `add-fd`'s sets are found.
+const FD_SET: &str = "/dev/fdset/";
+
+/// The file underneath a channel: access at any position, and the stream's own position in it.
+#[derive(Debug, Clone)]
+pub struct FileAccess {
+    file: Arc<std::fs::File>,
+    position: Arc<AtomicU64>,
+}
+
+impl FileAccess {
+    fn new(file: std::fs::File, position: u64) -> Self {
+        Self { file: Arc::new(file), position: Arc::new(AtomicU64::new(position)) }
+    }
+
+    /// Where the stream's next byte goes or comes from, in bytes from the file's start. True once
+    /// the stream is flushed.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// Let the stream go on elsewhere. The stream is to be flushed before.
+    pub fn set_position(&self, position: u64) {
+        self.position.store(position, Ordering::Release);
+    }
+
+    /// Fill `bytes` from `offset`; blocks for as long as the disk does.
+    pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset).map_err(|error| sentence("read from", error))
+    }
+
+    /// Write all of `bytes` at `offset`; blocks likewise.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|error| sentence("write to", error))
+    }
+
+    /// Bytes in the file.
+    pub fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}
+
+fn sentence(verb: &str, error: io::Error) -> io::Error {
+    let kind = error.kind();
+    let reason = match kind {
+        io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+        _ => os_words(&error),
+    };
+    io::Error::new(kind, format!("Unable to {verb} file: {reason}"))
+}
+
+/// A file as a stream. The host's calls run on threads of their own.
+struct FileStream {
+    access: FileAccess,
+    busy: Option<Busy>,
+    /// An error of a write that had been accepted.
+    failed: Option<io::Error>,
+}
+
+enum Busy {
+    Reading(JoinHandle<io::Result<Vec<u8>>>),
+    Writing(JoinHandle<io::Result<()>>),
+}
+
+impl FileStream {
+    fn new(access: FileAccess) -> Self {
+        Self { access, busy: None, failed: None }
+    }
+
+    /// Wait for what is under way; bytes that were read come back.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        let result = match &mut self.busy {
+            None => return Poll::Ready(Ok(None)),
+            Some(Busy::Reading(task)) => ready!(Pin::new(task).poll(cx)).map(|r| r.map(Some)),
+            Some(Busy::Writing(task)) => ready!(Pin::new(task).poll(cx)).map(|r| r.map(|()| None)),
+        };
+        self.busy = None;
+        Poll::Ready(result.unwrap_or_else(|panic| Err(io::Error::other(panic))))
+    }
+}
+
+impl AsyncRead for FileStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if let Some(bytes) = ready!(self.poll_idle(cx))? {
+                let taken = bytes.len().min(buf.remaining());
+                buf.put_slice(&bytes[..taken]);
+                self.access.position.fetch_add(taken as u64, Ordering::AcqRel);
+                return Poll::Ready(Ok(()));
+            }
+            let wanted = buf.remaining().min(CHUNK);
+            if wanted == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let (file, position) = (Arc::clone(&self.access.file), self.access.position());
+            self.busy = Some(Busy::Reading(tokio::task::spawn_blocking(move || {
+                let mut bytes = vec![0; wanted];
+                let read = file.read_at(&mut bytes, position)?;
+                bytes.truncate(read);
+                Ok(bytes)
+            })));
+        }
+    }
+}
+
+impl AsyncWrite for FileStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // What a reader left unread is read again by the next one.
+        ready!(self.poll_idle(cx))?;
+        let chunk = bytes[..bytes.len().min(CHUNK)].to_vec();
+        let length = chunk.len();
+        let file = Arc::clone(&self.access.file);
+        let position = self.access.position.fetch_add(length as u64, Ordering::AcqRel);
+        self.busy = Some(Busy::Writing(tokio::task::spawn_blocking(move || {
+            file.write_all_at(&chunk, position)
+        })));
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_idle(cx).map_ok(drop)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+fn over_file(file: std::fs::File, position: u64, peer: String) -> Channel {
+    let access = FileAccess::new(file, position);
+    let mut channel = Channel::new(FileStream::new(access.clone()), ChannelKind::File, peer);
+    channel.file = Some(access);
+    channel
+}
+
+/// A member of a set of `add-fd`, if that is what the path names.
+fn member_of_set(
+    path: &Path,
+    writable: bool,
+    descriptors: &dyn FdSource,
+) -> Option<io::Result<std::fs::File>> {
+    let set = path.to_str()?.strip_prefix(FD_SET)?.parse().ok()?;
+    let fd = descriptors.member_of(set, writable);
+    Some(fd.map(std::fs::File::from).ok_or_else(|| io::ErrorKind::NotFound.into()))
+}
+
+/// Open off this thread: a pipe's other end, or a network's file system, may keep one waiting.
+async fn open_with(
+    options: std::fs::OpenOptions,
+    path: &Path,
+    writable: bool,
+    descriptors: &dyn FdSource,
+) -> io::Result<std::fs::File> {
+    if let Some(file) = member_of_set(path, writable, descriptors) {
+        return file;
+    }
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || options.open(path)).await;
+    opened.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// Create a file, cut it off at `offset` and write from there.
+pub(super) async fn create(
+    path: &Path,
+    offset: u64,
+    descriptors: &dyn FdSource,
+) -> Result<Channel, ChannelError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(MODE);
+    let shown = path.display().to_string();
+    let file = open_with(options, path, true, descriptors)
+        .await
+        .map_err(|error| ChannelError::Create { path: shown.clone(), reason: os_words(&error) })?;
+    file.set_len(offset)
+        .map_err(|error| ChannelError::Truncate { offset, reason: os_words(&error) })?;
+    Ok(over_file(file, offset, shown))
+}
+
+/// Open a file to read from `offset`.
+pub(super) async fn open(
+    path: &Path,
+    offset: u64,
+    descriptors: &dyn FdSource,
+) -> Result<Channel, ChannelError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true);
+    let failed = |error: io::Error| ChannelError::open(path, &error);
+    let file = open_with(options, path, false, descriptors).await.map_err(failed)?;
+    let kind = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?.st_mode;
+    if FileType::from_raw_mode(kind) == FileType::Directory {
+        return Err(failed(rustix::io::Errno::ISDIR.into()));
+    }
+    Ok(over_file(file, offset, path.display().to_string()))
+}
+
+/// A channel over a descriptor, which may be a socket, a pipe, a device or a file.
+pub(super) fn adopt(fd: OwnedFd, name: &str) -> Result<Channel, ChannelError> {
+    let adopted = || {
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+        let peer = format!("fd:{name}");
+        match kind {
+            FileType::Socket => socket::adopt(fd, name),
+            FileType::RegularFile | FileType::BlockDevice => {
+                let position = rustix::fs::seek(&fd, rustix::fs::SeekFrom::Current(0))?;
+                Ok(over_file(fd.into(), position, peer))
+            }
+            FileType::Directory => Err(rustix::io::Errno::ISDIR.into()),
+            _ => Ok(Channel::new(PollFd::new(fd)?, ChannelKind::Pipe, peer)),
+        }
+    };
+    adopted().map_err(|error: io::Error| ChannelError::descriptor(name, &error))
+}

@@ -1,0 +1,162 @@
+//! Opening an address as the destination of a migration.
+
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::Poll;
+
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::address::{Address, InetAddress, UnixAddress};
+use super::connect::{ChannelContext, FdSource};
+use super::error::ChannelError;
+use super::socket::{self, VsockListener};
+use super::{Channel, command, file};
+use crate::net::inherited;
+use crate::qmp::error::os_words;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+    Vsock(VsockListener),
+}
+
+/// Where channels come from, after one that is open already.
+#[derive(Debug)]
+enum Source {
+    Sockets(Vec<Socket>),
+    /// There is only one.
+    Nowhere(&'static str),
+    /// Each channel opens the file once more.
+    File {
+        path: PathBuf,
+        offset: u64,
+        descriptors: Arc<dyn FdSource>,
+    },
+}
+
+/// The destination's end, which gives a channel for every connection.
+#[derive(Debug)]
+pub struct Listener {
+    opened: Option<Channel>,
+    source: Source,
+    addresses: Vec<Value>,
+    /// The socket's file, gone with the listener.
+    path: Option<PathBuf>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Somebody else may have removed it; nobody is left to be told.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Listen at an address, or open what there is no connecting to.
+pub async fn listen(address: &Address, context: &ChannelContext) -> Result<Listener, ChannelError> {
+    let sockets = |sockets, addresses, path| {
+        Ok(Listener { opened: None, source: Source::Sockets(sockets), addresses, path })
+    };
+    let opened = |channel, source| {
+        Ok(Listener { opened: Some(channel), source, addresses: Vec::new(), path: None })
+    };
+    match address {
+        Address::Inet(inet) => {
+            let (listeners, addresses) = socket::listen_inet(inet, &context.resolver()).await?;
+            sockets(listeners.into_iter().map(Socket::Tcp).collect(), addresses, None)
+        }
+        Address::Unix(unix) => {
+            let listener = socket::listen_unix(unix)?;
+            let path = (unix.is_abstract != Some(true)).then(|| unix.path.clone());
+            sockets(vec![Socket::Unix(listener)], vec![unix_value(unix)], path)
+        }
+        Address::Vsock { cid, port } => {
+            let (listener, port) = socket::listen_vsock(cid, port)?;
+            let address = json!({"type": "vsock", "cid": cid, "port": port});
+            sockets(vec![Socket::Vsock(listener)], vec![address], None)
+        }
+        Address::Exec(words) => opened(command::spawn(words)?, Source::Nowhere("a command")),
+        Address::Fd(name) => {
+            let fd = match context.descriptors.take(name) {
+                Some(given) => given,
+                None => inherited_by_number(name)?,
+            };
+            opened(file::adopt(fd, name)?, Source::Nowhere("a file descriptor"))
+        }
+        Address::File { path, offset } => {
+            let (path, offset) = (path.clone(), *offset);
+            let descriptors = Arc::clone(&context.descriptors);
+            let channel = file::open(&path, offset, &*descriptors).await?;
+            opened(channel, Source::File { path, offset, descriptors })
+        }
+    }
+}
+
+fn inherited_by_number(name: &str) -> Result<OwnedFd, ChannelError> {
+    let number = name.parse::<i32>().ok().filter(|&number| number >= 0);
+    let number = number.ok_or_else(|| ChannelError::DescriptorNumber(name.to_owned()))?;
+    inherited::duplicate(number).map_err(|error| ChannelError::descriptor(name, &error))
+}
+
+fn unix_value(unix: &UnixAddress) -> Value {
+    let mut value = json!({"type": "unix", "path": unix.path.to_string_lossy()});
+    for (name, switch) in [("abstract", unix.is_abstract), ("tight", unix.tight)] {
+        if let Some(on) = switch {
+            value[name] = on.into();
+        }
+    }
+    value
+}
+
+/// An address that is listened at, as QAPI's `SocketAddress`.
+pub(super) fn inet_value(address: &std::net::SocketAddr) -> Value {
+    let inet = InetAddress {
+        host: address.ip().to_string(),
+        port: address.port().to_string(),
+        ipv4: address.is_ipv4().then_some(true),
+        ipv6: address.is_ipv6().then_some(true),
+        ..InetAddress::default()
+    };
+    let mut value = json!(inet);
+    value["type"] = "inet".into();
+    value
+}
+
+impl Listener {
+    /// Where it listens (QAPI `SocketAddress`), with the ports that were chosen.
+    pub fn addresses(&self) -> &[Value] {
+        &self.addresses
+    }
+
+    /// The next channel. An error is that of one connection: the listener goes on, unless there
+    /// is only one channel to be had (`OneChannel`).
+    pub async fn accept(&mut self) -> Result<Channel, ChannelError> {
+        if let Some(channel) = self.opened.take() {
+            return Ok(channel);
+        }
+        match &mut self.source {
+            Source::Sockets(sockets) => {
+                poll_fn(|cx| {
+                    for socket in &mut *sockets {
+                        if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+                            let failed = |error| ChannelError::Accept(os_words(&error));
+                            return Poll::Ready(accepted.map_err(failed));
+                        }
+                    }
+                    Poll::Pending
+                })
+                .await
+            }
+            Source::Nowhere(what) => Err(ChannelError::OneChannel(what)),
+            Source::File { path, offset, descriptors } => {
+                file::open(path, *offset, &**descriptors).await
+            }
+        }
+    }
+}
