@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use actix::Message;
 
+use crate::migration::vmstate::{Section, StateError};
+
 /// Why a register access was refused; the hart turns it into an access fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MmioFault {
@@ -59,6 +61,23 @@ pub struct Pause;
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Resume;
+
+/// Save the state that the description `name` is of; the machine is paused.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Section, StateError>")]
+pub struct SaveState {
+    pub name: &'static str,
+}
+
+/// Take over the state that `bytes` begins with, in `version` of the description `name`; the
+/// number of bytes that it was. The machine is paused.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<usize, StateError>")]
+pub struct LoadState {
+    pub name: &'static str,
+    pub version: u32,
+    pub bytes: Vec<u8>,
+}
 
 /// End the actor for good (of actors that own a thread: the thread too).
 #[derive(Debug, Clone, Copy, Message)]

@@ -8,7 +8,10 @@
 use actix::{Actor, Addr, Handler};
 
 use crate::actors::context::InlineContext;
-use crate::actors::message::{MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume};
+use crate::actors::message::{
+    LoadState, MmioFault, MmioRead, MmioWrite, Pause, Reset, Resume, SaveState,
+};
+use crate::migration::vmstate::{self, Section, StateError, VmState};
 
 /// Direction of a register access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,18 @@ pub trait Device: Sized + Unpin + 'static {
 
     /// Start what `pause` held back.
     fn resume(&mut self) {}
+}
+
+/// A device whose state migrates.
+pub trait Migrate: Device {
+    /// What travels.
+    type State: VmState;
+
+    /// The state now. Nothing changes, so that the device can go on after a migration that failed.
+    fn save(&self) -> Result<Self::State, StateError>;
+
+    /// Be in this state, lines and timers too.
+    fn load(&mut self, state: Self::State) -> Result<(), StateError>;
 }
 
 /// The actor around a device.
@@ -115,5 +130,24 @@ impl<D: Device> Handler<Resume> for Shell<D> {
 
     fn handle(&mut self, _: Resume, _: &mut Self::Context) {
         self.0.resume();
+    }
+}
+
+impl<D: Migrate> Handler<SaveState> for Shell<D> {
+    type Result = Result<Section, StateError>;
+
+    fn handle(&mut self, _: SaveState, _: &mut Self::Context) -> Self::Result {
+        vmstate::save(&mut self.0.save()?)
+    }
+}
+
+impl<D: Migrate> Handler<LoadState> for Shell<D> {
+    type Result = Result<usize, StateError>;
+
+    fn handle(&mut self, load: LoadState, _: &mut Self::Context) -> Self::Result {
+        let mut state = self.0.save()?;
+        let taken = vmstate::load(&mut state, load.version, &load.bytes)?;
+        self.0.load(state)?;
+        Ok(taken)
     }
 }

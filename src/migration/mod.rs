@@ -12,5 +12,7 @@ pub mod capability;
 pub mod channel;
 pub mod message;
 pub mod parameters;
+pub mod sections;
 pub mod status;
 pub mod stream;
+pub mod vmstate;
