@@ -20,6 +20,11 @@ pub enum Kind {
     File,
     /// A word that names a monitor command (completed as such).
     CommandName,
+    /// A word that names a migration capability, or a migration parameter.
+    Capability,
+    MigrationParameter,
+    /// `on` or `off`.
+    Switch,
     /// An expression whose value fits 32 bits.
     Int,
     /// A 64-bit expression.
@@ -62,6 +67,7 @@ enum Parsed {
     Text(String),
     Number(i64),
     Format(Format),
+    Switch(bool),
 }
 
 /// The arguments of one line.
@@ -86,6 +92,14 @@ impl Arguments {
     pub fn number(&self, name: &str) -> Option<i64> {
         match self.0.get(name) {
             Some(Parsed::Number(n)) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// A switch argument.
+    pub fn switch(&self, name: &str) -> Option<bool> {
+        match self.0.get(name) {
+            Some(Parsed::Switch(on)) => Some(*on),
             _ => None,
         }
     }
@@ -124,7 +138,20 @@ pub fn parse(
                 },
             },
             _ if rest.is_empty() && argument.optional => (None, rest),
-            Kind::Text | Kind::File | Kind::CommandName => match string(rest) {
+            Kind::Switch => {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                let on = match &rest[..end] {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err("Expected 'on' or 'off'".into()),
+                };
+                (Some(Parsed::Switch(on)), &rest[end..])
+            }
+            Kind::Text
+            | Kind::File
+            | Kind::CommandName
+            | Kind::Capability
+            | Kind::MigrationParameter => match string(rest) {
                 Ok((text, after)) => (Some(Parsed::Text(text)), after),
                 Err(reason) => {
                     let what = if argument.kind == Kind::File { "filename" } else { "string" };

@@ -45,9 +45,19 @@ impl HmpCommand {
     }
 }
 
+/// What stands behind a line: whether a command may keep it waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terminal {
+    /// A session, which waits for a migration if it is told to.
+    Waits,
+    /// `human-monitor-command`.
+    CannotWait,
+}
+
 /// A command being executed.
 #[derive(Debug)]
 pub struct Call {
+    pub terminal: Terminal,
     pub services: Arc<Services>,
     pub state: HmpState,
     pub arguments: Arguments,
@@ -55,6 +65,8 @@ pub struct Call {
     pub out: String,
     /// The command ends the process: no prompt follows.
     pub ends: bool,
+    /// The session is to wait for the migration that has been started.
+    pub awaits_migration: bool,
 }
 
 impl Call {
@@ -86,15 +98,28 @@ pub struct HumanReply {
     pub text: String,
     pub state: HmpState,
     pub ends: bool,
+    pub awaits_migration: bool,
 }
 
 /// Execute a line.
-pub async fn execute(services: &Arc<Services>, state: HmpState, line: &str) -> HumanReply {
-    let services = Arc::clone(services);
-    let mut call =
-        Call { services, state, arguments: Arguments::default(), out: String::new(), ends: false };
+pub async fn execute(
+    services: &Arc<Services>,
+    state: HmpState,
+    line: &str,
+    terminal: Terminal,
+) -> HumanReply {
+    let mut call = Call {
+        terminal,
+        services: Arc::clone(services),
+        state,
+        arguments: Arguments::default(),
+        out: String::new(),
+        ends: false,
+        awaits_migration: false,
+    };
     run(&mut call, line).await;
-    HumanReply { text: call.out, state: call.state, ends: call.ends }
+    let Call { out: text, state, ends, awaits_migration, .. } = call;
+    HumanReply { text, state, ends, awaits_migration }
 }
 
 async fn run(call: &mut Call, line: &str) {

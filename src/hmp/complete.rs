@@ -1,8 +1,11 @@
-//! Completion of command names, sub-commands, and the arguments of `help`.
+//! Completion of command names, sub-commands, the arguments of `help`, and of those that are one of
+//! a list of names.
 
 use super::arguments::Kind;
 use super::command::{Action, HmpCommand};
+use super::migration_settings;
 use super::table::COMMANDS;
+use crate::migration::capability::Capability;
 
 /// What the last word of a line can become.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,18 +33,27 @@ fn within(table: &'static [HmpCommand], words: &[&str]) -> Completions {
     if let Action::Table(inner) = command.action {
         return within(inner, rest);
     }
-    match command.arguments.first() {
-        Some(argument) if argument.kind == Kind::CommandName => match rest {
+    let words = || command.arguments.iter().filter(|a| !matches!(a.kind, Kind::Flag(_)));
+    if words().next().is_some_and(|first| first.kind == Kind::CommandName) {
+        return match rest {
             [_] => names(COMMANDS, last),
             [table, item] => within(COMMANDS, &[table, item]),
             _ => Completions::default(),
-        },
+        };
+    }
+    match words().nth(rest.len() - 1).map(|argument| argument.kind) {
+        Some(Kind::Capability) => among(Capability::ALL.into_iter().map(Capability::name), last),
+        Some(Kind::MigrationParameter) => among(migration_settings::parameter_names(), last),
+        Some(Kind::Switch) => among(["off", "on"].into_iter(), last),
         _ => Completions::default(),
     }
 }
 
-fn names(table: &[HmpCommand], start: &str) -> Completions {
-    let all = table.iter().flat_map(|command| command.names.split('|'));
+fn among(all: impl Iterator<Item = &'static str>, start: &str) -> Completions {
     let candidates = all.filter(|name| name.starts_with(start)).map(str::to_owned).collect();
     Completions { typed: start.len(), candidates }
+}
+
+fn names(table: &'static [HmpCommand], start: &str) -> Completions {
+    among(table.iter().flat_map(|command| command.names.split('|')), start)
 }

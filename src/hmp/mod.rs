@@ -9,6 +9,8 @@ mod control;
 pub mod expression;
 mod inspect;
 mod memory;
+mod migration;
+mod migration_settings;
 mod page_table;
 pub mod readline;
 mod registers;

@@ -360,7 +360,7 @@ mod tests {
             ),
             (
                 b"? info m\t",
-                "?¶«? ¶««? i¶«««? in¶««««? inf¶«««««? info¶««««««? info ¶«««««««? info m¶\\r\\nmem       mtree     \\r\\n(qemu) ? info m¶",
+                "?¶«? ¶««? i¶«««? in¶««««? inf¶«««««? info¶««««««? info ¶«««««««? info m¶\\r\\nmem                   migrate               migrate_capabilities  \\r\\nmigrate_parameters    mtree                 \\r\\n(qemu) ? info m¶",
             ),
         ] {
             assert_eq!(type_keys(keys), expected, "{}", keys.escape_ascii());

@@ -13,11 +13,18 @@ use super::state::HmpState;
 use crate::chardev::message::{
     Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
 };
+use crate::qmp::command::Command as _;
 use crate::qmp::commands::introspect::VERSION;
-use crate::qmp::monitor::{ExecuteHuman, FlushOutput, Monitor, Register};
+use crate::qmp::commands::migration::MigrateCancel;
+use crate::qmp::migration::Outlook;
+use crate::qmp::monitor::{AwaitMigration, Execute, ExecuteHuman, FlushOutput, Monitor, Register};
 
 /// Bytes of input that may be under way.
 const INPUT_WINDOW: usize = 1024;
+/// Keys that are kept while a migration is waited for; what is typed beyond that is lost.
+const TYPED_AHEAD: usize = 16 << 10;
+/// Ctrl-C.
+const INTERRUPT: u8 = 0x03;
 /// No more keys are looked at while this many bytes of output wait.
 const OUTPUT_LIMIT: usize = 64 << 10;
 
@@ -34,6 +41,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>) -> Addr<HmpSession> 
         granted: 0,
         input: VecDeque::new(),
         executing: false,
+        waiting: None,
         output: Vec::new(),
         writing: false,
         flushed: Vec::new(),
@@ -59,10 +67,19 @@ pub struct HmpSession {
     input: VecDeque<u8>,
     /// A line is being executed; keys wait.
     executing: bool,
+    /// What is executed is a migration that is waited for.
+    waiting: Option<Waiting>,
     output: Vec<u8>,
     /// A `CharOutput` is with the back end.
     writing: bool,
     flushed: Vec<oneshot::Sender<()>>,
+}
+
+/// A migration that a session waits for.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// A line with its progress is on the screen.
+    shown: bool,
 }
 
 impl Actor for HmpSession {
@@ -122,6 +139,9 @@ impl Handler<CharInput> for HmpSession {
         if self.opened {
             self.input.extend(input.0);
         }
+        if self.waiting.is_some() {
+            self.look_for_interrupt(ctx);
+        }
         self.advance(ctx);
     }
 }
@@ -154,6 +174,7 @@ impl HmpSession {
         self.opened = false;
         self.connection += 1;
         self.executing = false;
+        self.waiting = None;
         self.input.clear();
         self.output.clear();
     }
@@ -180,9 +201,79 @@ impl HmpSession {
             }
         }
         self.flush();
-        if self.opened && self.input.is_empty() && self.granted == 0 {
+        let wanted = self.input.is_empty() || self.waiting.is_some();
+        if self.opened && wanted && self.granted == 0 {
             self.granted = INPUT_WINDOW;
             self.backend.credit.do_send(CharCredit(INPUT_WINDOW));
+        }
+    }
+
+    /// While a migration is waited for, Ctrl-C cancels it; other keys wait for the prompt.
+    fn look_for_interrupt(&mut self, ctx: &mut Context<Self>) {
+        let before = self.input.len();
+        self.input.retain(|byte| *byte != INTERRUPT);
+        let interrupted = self.input.len() < before;
+        self.input.truncate(TYPED_AHEAD);
+        if !interrupted {
+            return;
+        }
+        let command = MigrateCancel::NAME.to_owned();
+        let cancel = Execute { command, arguments: Default::default(), out_of_band: false };
+        let connection = self.connection;
+        let done = self.monitor.send(cancel).into_actor(self).map(move |answer, session, ctx| {
+            if let Ok(Err(error)) = answer
+                && session.connection == connection
+            {
+                session.print(&format!("Error: {error}\n"));
+                session.advance(ctx);
+            }
+        });
+        ctx.spawn(done);
+    }
+
+    /// Wait until the migration is over, and show how far it is.
+    fn wait(&mut self, ctx: &mut Context<Self>) {
+        let connection = self.connection;
+        let outlook = self.monitor.send(AwaitMigration).into_actor(self);
+        let done = outlook.map(move |outlook, session, ctx| {
+            if session.connection != connection {
+                return;
+            }
+            let waiting = session.waiting.get_or_insert_default();
+            match outlook {
+                Ok(Outlook::Going(percent)) => {
+                    waiting.shown |= percent.is_some();
+                    if let Some(percent) = percent {
+                        session.print(&format!("Completed {percent} %\r"));
+                    }
+                    session.wait(ctx);
+                }
+                Ok(Outlook::Settled(reason)) => {
+                    if waiting.shown {
+                        session.print("\n");
+                    }
+                    if let Some(reason) = reason {
+                        session.print(&format!("{reason}\n"));
+                    }
+                    session.waiting = None;
+                    session.finish();
+                }
+                Err(_) => {
+                    session.print("Error: The monitor has failed\n");
+                    session.waiting = None;
+                    session.finish();
+                }
+            }
+            session.advance(ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    /// A line has been executed.
+    fn finish(&mut self) {
+        self.executing = false;
+        if self.focused {
+            self.readline.prompt(&mut self.output);
         }
     }
 
@@ -194,18 +285,24 @@ impl HmpSession {
             if session.connection != connection {
                 return;
             }
-            session.executing = false;
-            let mut ends = false;
             match answer {
                 Ok(reply) => {
                     session.state = reply.state;
-                    ends = reply.ends;
                     session.print(&reply.text);
+                    if reply.awaits_migration {
+                        session.waiting = Some(Waiting::default());
+                        session.look_for_interrupt(ctx);
+                        session.wait(ctx);
+                    } else if reply.ends {
+                        session.executing = false;
+                    } else {
+                        session.finish();
+                    }
                 }
-                Err(_) => session.print("Error: The monitor has failed\n"),
-            }
-            if session.focused && !ends {
-                session.readline.prompt(&mut session.output);
+                Err(_) => {
+                    session.print("Error: The monitor has failed\n");
+                    session.finish();
+                }
             }
             session.advance(ctx);
         });
@@ -218,7 +315,8 @@ impl HmpSession {
             self.backend.output.do_send(CharOutput(std::mem::take(&mut self.output)));
         }
         // Without the focus nothing more gets out, and nobody waits for it.
-        if !self.writing && !self.executing && (self.output.is_empty() || !self.focused) {
+        let idle = !self.executing || self.waiting.is_some();
+        if !self.writing && idle && (self.output.is_empty() || !self.focused) {
             for flushed in self.flushed.drain(..) {
                 // Nobody waits any more if this fails.
                 let _ = flushed.send(());

@@ -3,7 +3,7 @@
 
 use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
-use super::{control, inspect, memory, tree};
+use super::{control, inspect, memory, migration, migration_settings, tree};
 
 macro_rules! run {
     ($handler:path) => {
@@ -25,12 +25,19 @@ macro_rules! commands {
 
 /// Every command.
 pub(super) const COMMANDS: &[HmpCommand] = commands! {
+    "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
     "help|?", [optional("name", Kind::CommandName), optional("item", Kind::Text)], "[cmd]", "list the commands, or explain one" => run!(control::help);
     "info", [], "[subcommand]", "show one aspect of the machine" => Action::Table(INFO);
     "log", [required("items", Kind::Text)], "item1[,...]", "log these items from now on ('log help' lists them)" => run!(control::log);
     "memsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write virtual memory of the chosen CPU to a file" => run!(memory::memsave);
+    "migrate_cancel", [], "", "cancel the migration" => run!(migration::cancel);
+    "migrate_continue", [required("state", Kind::Text)], "state", "let a migration go on that is paused in this state" => run!(migration::go_on);
+    "migrate_pause", [], "", "pause a postcopy migration" => run!(migration::pause);
+    "migrate_set_capability", [required("capability", Kind::Capability), required("state", Kind::Switch)], "capability state", "switch a capability of migrations on or off" => run!(migration_settings::set_capability);
+    "migrate_set_parameter", [required("parameter", Kind::MigrationParameter), required("value", Kind::Text)], "parameter value", "set a parameter of migrations" => run!(migration_settings::set_parameter);
+    "migrate_start_postcopy", [], "", "let the guest move now, and its memory follow (needs postcopy-ram at both ends from the start)" => run!(migration::start_postcopy);
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
     "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
     "quit|q", [], "", "end the emulator" => run!(control::quit);
@@ -48,6 +55,9 @@ const INFO: &[HmpCommand] = commands! {
     "jit", [], "", "what the translator has done" => run!(inspect::jit);
     "kvm", [], "", "whether KVM is in use" => run!(inspect::kvm);
     "mem", [], "", "virtual memory of the chosen CPU, mapping by mapping" => run!(inspect::mem);
+    "migrate", [required("all", Kind::Flag('a'))], "[-a]", "how the migration stands (-a: with settings)" => run!(migration::info);
+    "migrate_capabilities", [], "", "capabilities of migrations" => run!(migration_settings::info_capabilities);
+    "migrate_parameters", [], "", "parameters of migrations" => run!(migration_settings::info_parameters);
     "mtree", [required("flatview", Kind::Flag('f'))], "[-f]", "the physical address map (-f: as seen by the CPUs, without nesting)" => run!(tree::mtree);
     "name", [], "", "the machine's name" => run!(inspect::name);
     "qtree", [required("brief", Kind::Flag('b'))], "[-b]", "devices and buses (-b: without properties)" => run!(tree::qtree);

@@ -12,12 +12,14 @@ use tokio::sync::oneshot;
 use super::build::{self, Connections, Machine};
 use super::log;
 use super::message::{RequestShutdown, ShutdownCause};
-use super::spec::{MachineSpec, MonitorMode};
+use super::spec::{MachineSpec, MonitorMode, MonitorSpec};
 use super::vm::{Exited, PowerOn, Vm};
 use crate::actors::message::{Snapshot, Terminate};
 use crate::actors::outlet::Outlet;
+use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
+use crate::migration::message::Settings;
 use crate::qmp::link::{CharDevice, MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
 use crate::{hmp, qmp, report, signals, terminal};
@@ -202,7 +204,25 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
         }],
         chardevs: devices,
         accelerator,
+        blockers: Arc::new([]),
+        only_migratable: false,
+        migration: Settings::default(),
+        terminal_monitor: spec.monitors.iter().any(|monitor| is_on_terminal(spec, monitor)),
     }
+}
+
+/// Whether a monitor for humans is on the process' standard input and output.
+fn is_on_terminal(spec: &MachineSpec, monitor: &MonitorSpec) -> bool {
+    let mut id = &monitor.chardev;
+    // A multiplexer is never over another.
+    for _ in 0..2 {
+        match spec.chardevs.iter().find(|chardev| chardev.id == *id).map(|chardev| &chardev.kind) {
+            Some(ChardevKind::Stdio { .. }) => return monitor.mode == MonitorMode::Hmp,
+            Some(ChardevKind::Mux { chardev }) => id = chardev,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// SIGINT, SIGTERM and SIGHUP shut the machine down, as in QEMU; before there is one they end the

@@ -15,6 +15,8 @@ pub struct MigrationCache {
     reason: Option<ErrorDesc>,
     listening: Vec<Value>,
     blockers: Blockers,
+    /// A source has been asked to start and has told nothing since.
+    starting: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -65,6 +67,7 @@ impl MigrationCache {
     pub fn apply(&mut self, event: &MigrationEvent) {
         match event {
             MigrationEvent::State { side, state, progress } => {
+                self.starting = false;
                 if matches!(state, MigrationState::Setup) {
                     self.reason = None;
                     self.listening.clear();
@@ -85,19 +88,52 @@ impl MigrationCache {
         }
     }
 
+    /// A source is about to be asked to start: until it tells something, or `not_started`, a
+    /// migration is under way.
+    pub fn starting(&mut self) {
+        self.starting = true;
+    }
+
+    /// It has not been, and has told nothing.
+    pub fn not_started(&mut self) {
+        self.starting = false;
+    }
+
     /// The status now; none before the first migration.
     pub fn status(&self) -> MigrationStatus {
         self.current.as_ref().map_or(MigrationStatus::None, |c| c.state.status())
     }
 
-    /// Whether a migration is under way.
-    pub fn is_busy(&self) -> bool {
-        !self.status().is_final()
+    /// The end that this machine is of a migration under way.
+    pub fn busy(&self) -> Option<Side> {
+        match &self.current {
+            _ if self.starting => Some(Side::Source),
+            Some(current) if !current.state.status().is_final() => Some(current.side),
+            _ => None,
+        }
     }
 
-    /// The end that this machine is of the migration.
+    /// The end that this machine is of the present migration, or was of the last.
     pub fn side(&self) -> Option<Side> {
         self.current.as_ref().map(|c| c.side)
+    }
+
+    /// How much of the memory is over there, in percent; nothing before it is counted.
+    pub fn percent(&self) -> Option<u64> {
+        let ram = &self.current.as_ref()?.progress.ram;
+        let over = u128::from(ram.total.saturating_sub(ram.remaining)) * 100;
+        u64::try_from(over.checked_div(ram.total.into())?).ok()
+    }
+
+    /// Whether it goes on only when somebody asks for it.
+    pub fn is_waiting_for_command(&self) -> bool {
+        matches!(self.status(), MigrationStatus::PreSwitchover | MigrationStatus::PostcopyPaused)
+            && !self.starting
+    }
+
+    /// The reason that the present state carries.
+    pub fn told_reason(&self) -> Option<&ErrorDesc> {
+        self.current.as_ref().and_then(|current| current.state.reason())
     }
 
     /// Why the last migration failed, if it did.

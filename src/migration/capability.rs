@@ -1,4 +1,7 @@
-//! Migration capabilities: switches that change how a migration goes.
+//! Migration capabilities: switches that change how a migration goes, and which go together.
+
+use super::parameters::Parameters;
+use super::status::ErrorDesc;
 
 /// QAPI `MigrationCapability`, in its order.
 #[derive(
@@ -57,6 +60,26 @@ impl Capability {
         Self::MappedRam,
     ];
 
+    /// The capability of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|capability| capability.name() == name)
+    }
+
+    /// Why it cannot be switched on here, if it cannot.
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::RdmaPinAll => Some("migration over RDMA is not available"),
+            // QEMU's sentence for its builds without replication.
+            Self::XColo => Some("QEMU compiled without replication module can't enable COLO"),
+            Self::DirtyBitmaps => Some("there are no dirty bitmaps to migrate"),
+            Self::PostcopyBlocktime => Some("postcopy blocktime is not measured"),
+            Self::BackgroundSnapshot => Some("Background-snapshot is not supported by host kernel"),
+            Self::ZeroCopySend => Some("zero-copy sending is not available"),
+            Self::PostcopyPreempt => Some("a second channel for postcopy is not available"),
+            _ => None,
+        }
+    }
+
     /// The name that QAPI has for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -86,6 +109,26 @@ impl Capability {
     }
 }
 
+/// What cannot be on together with background-snapshot, in the order in which QEMU looks.
+const NOT_WITH_BACKGROUND_SNAPSHOT: [Capability; 14] = [
+    Capability::PostcopyRam,
+    Capability::DirtyBitmaps,
+    Capability::PostcopyBlocktime,
+    Capability::LateBlockActivate,
+    Capability::ReturnPath,
+    Capability::Multifd,
+    Capability::PauseBeforeSwitchover,
+    Capability::AutoConverge,
+    Capability::ReleaseRam,
+    Capability::RdmaPinAll,
+    Capability::Xbzrle,
+    Capability::XColo,
+    Capability::ValidateUuid,
+    Capability::ZeroCopySend,
+];
+
+const ZERO_COPY: &str = "Zero copy only available for non-compressed non-TLS multifd migration";
+
 /// The capabilities that are on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capabilities(u32);
@@ -98,5 +141,162 @@ impl Capabilities {
     pub fn set(&mut self, capability: Capability, on: bool) {
         let bit = 1 << capability as u32;
         self.0 = if on { self.0 | bit } else { self.0 & !bit };
+    }
+
+    /// Whether these can be on, where `old` are until now; refused in QEMU's words and order.
+    pub fn check(
+        self,
+        old: Self,
+        parameters: &Parameters,
+        incoming_started: bool,
+    ) -> Result<(), ErrorDesc> {
+        if let Some(sentence) = self.conflict(parameters, incoming_started) {
+            return Err(sentence.into());
+        }
+        let switched_on = |capability: &Capability| self.has(*capability) && !old.has(*capability);
+        match Capability::ALL.into_iter().filter(switched_on).find_map(Capability::missing) {
+            Some(sentence) => Err(ErrorDesc::new(sentence)),
+            None => Ok(()),
+        }
+    }
+
+    /// The first thing that speaks against this combination.
+    fn conflict(self, parameters: &Parameters, incoming_started: bool) -> Option<String> {
+        use Capability as C;
+        let found = |sentence: &str| Some(sentence.to_owned());
+        if self.has(C::PostcopyRam) && self.has(C::XIgnoreShared) {
+            return found("Postcopy is not compatible with ignore-shared");
+        }
+        if self.has(C::PostcopyRam) && self.has(C::Multifd) {
+            return found("Postcopy is not yet compatible with multifd");
+        }
+        if self.has(C::BackgroundSnapshot)
+            && let Some(other) = NOT_WITH_BACKGROUND_SNAPSHOT.into_iter().find(|c| self.has(*c))
+        {
+            let name = other.name();
+            return Some(format!("Background-snapshot is not compatible with {name}"));
+        }
+        if self.has(C::ZeroCopySend)
+            && (!self.has(C::Multifd)
+                || self.has(C::Xbzrle)
+                || parameters.compresses()
+                || parameters.uses_tls())
+        {
+            return found(ZERO_COPY);
+        }
+        if self.has(C::PostcopyPreempt) && !self.has(C::PostcopyRam) {
+            return found("Postcopy preempt requires postcopy-ram");
+        }
+        if self.has(C::PostcopyPreempt) && incoming_started {
+            return found("Postcopy preempt must be set before incoming starts");
+        }
+        if self.has(C::Multifd) && self.has(C::Xbzrle) {
+            return found("Multifd is not compatible with xbzrle");
+        }
+        if self.has(C::Multifd) && incoming_started {
+            return found("Multifd must be set before incoming starts");
+        }
+        if self.has(C::SwitchoverAck) && !self.has(C::ReturnPath) {
+            return found("Capability 'switchover-ack' requires capability 'return-path'");
+        }
+        if self.has(C::DirtyLimit) && self.has(C::AutoConverge) {
+            return found(
+                "dirty-limit conflicts with auto-converge either of then available currently",
+            );
+        }
+        if self.has(C::DirtyLimit) {
+            return found(
+                "dirty-limit requires KVM with accelerator property 'dirty-ring-size' set",
+            );
+        }
+        if self.has(C::MappedRam) && self.has(C::Xbzrle) {
+            return found("Mapped-ram migration is incompatible with xbzrle");
+        }
+        if self.has(C::MappedRam) && self.has(C::PostcopyRam) {
+            return found("Mapped-ram migration is incompatible with postcopy");
+        }
+        None
+    }
+
+    /// Whether these can go with the parameters, which are about to change.
+    pub fn check_parameters(self, parameters: &Parameters) -> Result<(), ErrorDesc> {
+        let plain = !parameters.compresses() && !parameters.uses_tls();
+        if self.has(Capability::ZeroCopySend) && !plain {
+            return Err(ErrorDesc::new(ZERO_COPY));
+        }
+        if self.has(Capability::MappedRam) && !plain {
+            let sentence = "Mapped-ram only available for non-compressed non-TLS multifd migration";
+            return Err(ErrorDesc::new(sentence));
+        }
+        Ok(())
+    }
+
+    /// What is to be said of these besides that they are on.
+    pub fn warning(self) -> Option<&'static str> {
+        self.has(Capability::ZeroBlocks).then_some("zero-blocks capability is deprecated")
+    }
+}
+
+impl FromIterator<Capability> for Capabilities {
+    fn from_iter<I: IntoIterator<Item = Capability>>(list: I) -> Self {
+        let mut set = Self::default();
+        list.into_iter().for_each(|capability| set.set(capability, true));
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Capabilities switched on together, and what QEMU 10.0 says; `*` marks what it takes and we
+    /// do not have.
+    const COMBINATIONS: &str = include_str!("capability_combinations.txt");
+
+    fn set(names: &str) -> Capabilities {
+        names.split_whitespace().map(|name| Capability::named(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn combinations_are_judged_as_qemu_does() {
+        let mut seen = 0;
+        for line in COMBINATIONS.lines().filter(|line| !line.starts_with('#')) {
+            let (names, expected) = line.split_once(" => ").unwrap();
+            let judged = set(names).check(Capabilities::default(), &Parameters::default(), false);
+            let said = judged.map_or_else(|reason| reason.to_string(), |()| "ok".to_owned());
+            let expected = expected.strip_prefix("* ").unwrap_or(expected);
+            assert_eq!(said, expected, "{names}");
+            seen += 1;
+        }
+        assert!(seen > 40);
+    }
+
+    #[test]
+    fn what_is_on_stays_on() {
+        let old = set("x-colo");
+        let judged = set("x-colo xbzrle").check(old, &Parameters::default(), false);
+        assert_eq!(judged, Ok(()));
+    }
+
+    #[test]
+    fn some_depend_on_more_than_each_other() {
+        let check = |names, parameters: &Parameters, started| {
+            let judged = set(names).check(Capabilities::default(), parameters, started);
+            judged.unwrap_err().to_string()
+        };
+        let plain = Parameters::default();
+        assert_eq!(check("multifd", &plain, true), "Multifd must be set before incoming starts");
+        assert_eq!(
+            check("postcopy-ram postcopy-preempt", &plain, true),
+            "Postcopy preempt must be set before incoming starts"
+        );
+        let tls = Parameters { tls_creds: "x".into(), ..Parameters::default() };
+        assert_eq!(check("multifd zero-copy-send", &tls, false), ZERO_COPY);
+        let mapped = set("mapped-ram");
+        assert_eq!(
+            mapped.check_parameters(&tls).unwrap_err().as_str(),
+            "Mapped-ram only available for non-compressed non-TLS multifd migration"
+        );
+        assert_eq!(mapped.check_parameters(&plain), Ok(()));
     }
 }

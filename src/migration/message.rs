@@ -118,5 +118,10 @@ pub struct PauseMigration;
 #[rtype(result = "()")]
 pub struct UpdateParameters(pub Parameters);
 
+/// Monitor → source or destination: answered at once by an actor that lives.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Ping;
+
 /// What refuses every migration of this machine, in QEMU's words.
 pub type Blockers = Arc<[String]>;

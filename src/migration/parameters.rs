@@ -1,4 +1,6 @@
-//! Migration parameters: QAPI `MigrationParameters` with QEMU's defaults.
+//! Migration parameters: QAPI `MigrationParameters` with QEMU's defaults and ranges.
+
+use super::status::ErrorDesc;
 
 /// QAPI `MultiFDCompression`, as far as a build without the others has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -77,6 +79,94 @@ pub struct Parameters {
     pub mode: MigMode,
     pub zero_page_detection: ZeroPageDetection,
     pub direct_io: bool,
+}
+
+/// Longest downtime that can be allowed, in ms.
+const MAX_DOWNTIME: u64 = 2_000_000;
+/// Bytes of a guest page.
+const PAGE_SIZE: u64 = 4096;
+
+impl Parameters {
+    /// Whether the stream is encrypted.
+    pub fn uses_tls(&self) -> bool {
+        !self.tls_creds.is_empty()
+    }
+
+    /// Whether multifd channels compress.
+    pub fn compresses(&self) -> bool {
+        self.multifd_compression != MultifdCompression::None
+    }
+
+    /// Whether every value is in its range; refused in QEMU's words and order.
+    pub fn check(&self) -> Result<(), ErrorDesc> {
+        let cache = self.xbzrle_cache_size;
+        let limits = [
+            (
+                (1..=100).contains(&self.throttle_trigger_threshold),
+                "throttle_trigger_threshold",
+                "an integer in the range of 1 to 100",
+            ),
+            (
+                (1..=99).contains(&self.cpu_throttle_initial),
+                "cpu_throttle_initial",
+                "an integer in the range of 1 to 99",
+            ),
+            (
+                (1..=99).contains(&self.cpu_throttle_increment),
+                "cpu_throttle_increment",
+                "an integer in the range of 1 to 99",
+            ),
+            (
+                self.downtime_limit <= MAX_DOWNTIME,
+                "downtime_limit",
+                "an integer in the range of 0 to (2000 * 1000) ms",
+            ),
+            (self.multifd_channels >= 1, "multifd_channels", "a value between 1 and 255"),
+            (self.multifd_zlib_level <= 9, "multifd_zlib_level", "a value between 0 and 9"),
+            (
+                (1..=9).contains(&self.multifd_qatzip_level),
+                "multifd_qatzip_level",
+                "a value between 1 and 9",
+            ),
+            (self.multifd_zstd_level <= 20, "multifd_zstd_level", "a value between 0 and 20"),
+            (
+                cache >= PAGE_SIZE && cache.is_power_of_two(),
+                "xbzrle_cache_size",
+                "a power of two no less than the target page size",
+            ),
+            (
+                (self.cpu_throttle_initial..=99).contains(&self.max_cpu_throttle),
+                "max_cpu_throttle",
+                "an integer in the range of cpu_throttle_initial to 99",
+            ),
+            (self.announce_initial <= 100_000, "announce_initial", "a value between 0 and 100000"),
+            (self.announce_max <= 100_000, "announce_max", "a value between 0 and 100000"),
+            (self.announce_rounds <= 1000, "announce_rounds", "a value between 0 and 1000"),
+            (
+                (1..=10_000).contains(&self.announce_step),
+                "announce_step",
+                "a value between 0 and 10000",
+            ),
+            (
+                (1..=1000).contains(&self.vcpu_dirty_limit_period),
+                "x-vcpu-dirty-limit-period",
+                "a value between 1 and 1000",
+            ),
+        ];
+        if let Some((_, name, range)) = limits.into_iter().find(|(fits, ..)| !fits) {
+            return Err(ErrorDesc::from(format!("Parameter '{name}' expects {range}")));
+        }
+        if self.vcpu_dirty_limit == 0 {
+            let sentence = "Parameter 'vcpu_dirty_limit' must be greater than 1 MB/s";
+            return Err(ErrorDesc::new(sentence));
+        }
+        match self.mode {
+            MigMode::Normal => Ok(()),
+            MigMode::CprReboot | MigMode::CprTransfer => {
+                Err(ErrorDesc::new("Checkpoint and restart modes are not available"))
+            }
+        }
+    }
 }
 
 impl Default for Parameters {

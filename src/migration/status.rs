@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// QAPI `MigrationStatus`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationStatus {
     None,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::commands::{human, introspect, machine, memory, status};
+use super::commands::{human, introspect, machine, memory, migration, migration_settings, status};
 use super::error::QmpError;
 use super::link::Services;
 use super::visit;
@@ -68,6 +68,17 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<machine::QueryUuid>(),
         entry::<memory::Memsave>(),
         entry::<memory::Pmemsave>(),
+        entry::<migration::AnnounceSelf>(),
+        entry::<migration::MigrateCancel>(),
+        entry::<migration::MigrateContinue>(),
+        entry::<migration::MigratePause>(),
+        entry::<migration::MigrateStartPostcopy>(),
+        entry::<migration::QueryMigrate>(),
+        entry::<migration::QueryMigrationThreads>(),
+        entry::<migration_settings::MigrateSetCapabilities>(),
+        entry::<migration_settings::MigrateSetParameters>(),
+        entry::<migration_settings::QueryMigrateCapabilities>(),
+        entry::<migration_settings::QueryMigrateParameters>(),
         entry::<status::Cont>(),
         entry::<status::QueryStatus>(),
         entry::<status::Quit>(),

@@ -7,6 +7,7 @@ use actix::Message;
 use serde_json::{Value, json};
 
 use crate::machine::message::VmEvent;
+use crate::migration::message::MigrationEvent;
 
 /// Monitor → sessions: a finished event, shared by all of them.
 #[derive(Debug, Clone, Message)]
@@ -29,6 +30,17 @@ pub fn of(event: &VmEvent) -> Option<Event> {
         VmEvent::DeviceFailed { .. } | VmEvent::Exit { .. } => return None,
     };
     Some(stamped(name, data, SystemTime::now()))
+}
+
+/// The event that announces what a migration actor told. These are sent only with the capability
+/// `events`.
+pub fn of_migration(event: &MigrationEvent) -> Option<Event> {
+    let (name, data) = match event {
+        MigrationEvent::State { state, .. } => ("MIGRATION", json!({"status": state.status()})),
+        MigrationEvent::Pass(pass) => ("MIGRATION_PASS", json!({"pass": pass})),
+        MigrationEvent::Progress(_) | MigrationEvent::Listening(_) => return None,
+    };
+    Some(stamped(name, Some(data), SystemTime::now()))
 }
 
 fn stamped(name: &str, data: Option<Value>, at: SystemTime) -> Event {

@@ -1,14 +1,17 @@
 //! What the monitors hold of the machine: the recipients of the Vm's messages and the facts that
 //! do not change while it runs. Tests put mocks behind each recipient.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message, Recipient};
 
 use super::error::QmpError;
+use super::migration::Migration;
 use crate::actors::outlet::Outlet;
 use crate::machine::message as vm;
 use crate::machine::spec::LOG_ITEMS;
+use crate::migration::message::{Blockers, Settings};
 
 /// Every message the monitors send to the machine.
 #[derive(Debug, Clone)]
@@ -128,6 +131,14 @@ pub struct MachineInfo {
     pub chardevs: Vec<CharDevice>,
     /// Heading lines of `info jit`: (setting, value).
     pub accelerator: Vec<(String, String)>,
+    /// What refuses migrations.
+    pub blockers: Blockers,
+    /// `-only-migratable`
+    pub only_migratable: bool,
+    /// What `-global migration.…` says of migrations.
+    pub migration: Settings,
+    /// A human monitor is on the terminal of the process, where standard error may be too.
+    pub terminal_monitor: bool,
 }
 
 /// What commands run against.
@@ -135,6 +146,7 @@ pub struct MachineInfo {
 pub struct Services {
     pub link: MachineLink,
     pub info: MachineInfo,
+    pub migration: Arc<Migration>,
     /// How long a peer may take to answer.
     pub bound: Duration,
 }

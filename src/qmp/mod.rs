@@ -9,6 +9,7 @@ pub mod event;
 pub mod json;
 pub mod lexer;
 pub mod link;
+pub mod migration;
 pub mod monitor;
 pub mod parser;
 pub mod session;

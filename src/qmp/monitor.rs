@@ -2,6 +2,7 @@
 //! them. A reply never overtakes an event that was told before it: both go through this actor's
 //! mailbox in order, and then through the session's.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,17 @@ use super::command::{self, Entry};
 use super::error::QmpError;
 use super::event::{self, Event};
 use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, Services};
+use super::migration::{Migration, MigrationLink, Outlook};
 use crate::hmp;
+use crate::hmp::command::Terminal;
 use crate::machine::message::{SubscribeEvents, VmEvent};
+use crate::migration::cache::MigrationCache;
+use crate::migration::capability::Capability;
+use crate::migration::message::MigrationEvent;
+use crate::migration::status::MigrationState;
 
+/// How often somebody who waits for a migration hears how far it is.
+const PROGRESS: Duration = Duration::from_secs(1);
 /// How long `Drain` waits for a client that does not read.
 const DRAIN_BOUND: Duration = Duration::from_secs(1);
 
@@ -35,6 +44,18 @@ pub struct ExecuteHuman {
     pub line: String,
     pub state: hmp::state::HmpState,
 }
+
+/// HMP session → monitor: how does the migration stand? Answered when it is over, and after a while
+/// in any case.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Outlook")]
+pub struct AwaitMigration;
+
+/// Whoever builds the machine → monitor: the migration actors are there. What they tell goes to the
+/// monitor as `MigrationEvent`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ConnectMigration(pub MigrationLink);
 
 /// QMP session → monitor: send events here.
 #[derive(Debug, Message)]
@@ -78,8 +99,13 @@ impl Monitor {
 
     /// Start with a bound of its own on the machine's answers.
     pub fn start_bounded(link: MachineLink, info: MachineInfo, bound: Duration) -> Addr<Self> {
-        let services = Arc::new(Services { link, info, bound });
-        Actor::start(Self { services, listeners: Vec::new(), sessions: Vec::new() })
+        Self::create(|ctx| {
+            let cache = MigrationCache::new(Arc::clone(&info.blockers));
+            let me = ctx.address().recipient();
+            let migration = Arc::new(Migration::new(info.migration.clone(), cache, me));
+            let services = Arc::new(Services { link, info, migration, bound });
+            Self { services, listeners: Vec::new(), sessions: Vec::new() }
+        })
     }
 }
 
@@ -123,9 +149,67 @@ impl Handler<ExecuteHuman> for Monitor {
 
     fn handle(&mut self, message: ExecuteHuman, _: &mut Self::Context) -> Self::Result {
         let services = Arc::clone(&self.services);
-        Box::pin(
-            async move { hmp::command::execute(&services, message.state, &message.line).await },
-        )
+        Box::pin(async move {
+            hmp::command::execute(&services, message.state, &message.line, Terminal::Waits).await
+        })
+    }
+}
+
+impl Handler<AwaitMigration> for Monitor {
+    type Result = ResponseFuture<Outlook>;
+
+    fn handle(&mut self, _: AwaitMigration, _: &mut Self::Context) -> Self::Result {
+        let services = Arc::clone(&self.services);
+        Box::pin(async move {
+            services.migration.check_actor(services.bound).await;
+            services.migration.outlook(PROGRESS).await
+        })
+    }
+}
+
+impl Handler<ConnectMigration> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, message: ConnectMigration, _: &mut Self::Context) {
+        self.services.migration.connect(message.0);
+    }
+}
+
+impl Handler<MigrationEvent> for Monitor {
+    type Result = ();
+
+    /// The reason of a failure is in the log and in the cache before anybody hears of the failure.
+    fn handle(&mut self, message: MigrationEvent, _: &mut Self::Context) {
+        if let MigrationEvent::State { state, .. } = &message {
+            self.log_reason(state);
+        }
+        let migration = &self.services.migration;
+        migration.apply(&message);
+        if migration.settings().capabilities.has(Capability::Events)
+            && let Some(event) = event::of_migration(&message)
+        {
+            self.announce(&event);
+        }
+    }
+}
+
+impl Monitor {
+    fn log_reason(&self, state: &MigrationState) {
+        let Some(reason) = state.reason() else { return };
+        // A line of ours in the middle of a monitor's screen helps nobody: it shows the reason
+        // itself, on request.
+        let would_disturb = self.services.info.terminal_monitor && std::io::stderr().is_terminal();
+        match would_disturb {
+            false => tracing::error!("{reason}"),
+            true => tracing::info!("{reason}"),
+        }
+    }
+
+    fn announce(&mut self, event: &Event) {
+        self.listeners.retain(Recipient::connected);
+        for listener in &self.listeners {
+            listener.do_send(event.clone());
+        }
     }
 }
 
@@ -161,10 +245,7 @@ impl Handler<VmEvent> for Monitor {
             tracing::error!("{name} has failed: {reason}");
         }
         if let Some(event) = event::of(&message) {
-            self.listeners.retain(Recipient::connected);
-            for listener in &self.listeners {
-                listener.do_send(event.clone());
-            }
+            self.announce(&event);
         }
     }
 }

@@ -3,5 +3,6 @@
 
 mod harness;
 mod hmp;
+mod migration;
 mod peers;
 mod qmp;

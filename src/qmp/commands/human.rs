@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::memory::cpu_index;
 use crate::hmp;
+use crate::hmp::command::Terminal;
 use crate::qmp::command::Command;
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
@@ -25,7 +26,8 @@ impl Command for HumanMonitorCommand {
     async fn run(self, services: &Arc<Services>) -> Result<String, QmpError> {
         let cpu = cpu_index(services, self.cpu_index).await?;
         let state = hmp::state::HmpState { cpu, ..Default::default() };
-        let reply = hmp::command::execute(services, state, &self.command_line).await;
+        let reply =
+            hmp::command::execute(services, state, &self.command_line, Terminal::CannotWait).await;
         Ok(reply.text.replace('\n', "\r\n"))
     }
 }

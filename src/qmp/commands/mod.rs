@@ -4,4 +4,6 @@ pub mod human;
 pub mod introspect;
 pub mod machine;
 pub mod memory;
+pub mod migration;
+pub mod migration_settings;
 pub mod status;
