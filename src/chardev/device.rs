@@ -13,7 +13,9 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::message::{Attach, CharCredit, CharEvent, CharInput, CharOutput, CharWritten};
+use super::message::{
+    Attach, CharCredit, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
+};
 use crate::terminal::RawMode;
 
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -363,5 +365,13 @@ impl Handler<CharOutput> for Device {
     fn handle(&mut self, CharOutput(bytes): CharOutput, ctx: &mut Self::Context) {
         self.output.push_back(bytes);
         self.start_write(ctx);
+    }
+}
+
+impl Handler<SendBreak> for Device {
+    type Result = ();
+
+    fn handle(&mut self, _: SendBreak, _: &mut Self::Context) {
+        self.event(CharEvent::Break);
     }
 }

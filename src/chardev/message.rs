@@ -48,6 +48,11 @@ pub enum CharEvent {
     MuxOut,
 }
 
+/// Monitor → back end: have the front end hear a break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SendBreak;
+
 /// A back end as a front end holds it.
 #[derive(Debug, Clone)]
 pub struct CharBackend {

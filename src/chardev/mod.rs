@@ -17,14 +17,15 @@ pub mod spec;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actix::{Actor, Addr};
+use actix::{Actor, Addr, Recipient};
 use parking_lot::Mutex;
 
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
 use device::{Device, Source};
-use message::CharBackend;
+use message::{CharBackend, SendBreak};
 use ring::Ring;
 use spec::{ChardevKind, ChardevSpec};
 
@@ -73,6 +74,10 @@ pub struct Chardev {
     /// The contents, if it is a ring buffer.
     pub ring: Option<Ring>,
     port: Port,
+    /// The multiplexer came with the device (`mux=on`).
+    multiplexed: bool,
+    fronts: Arc<AtomicUsize>,
+    breaks: Recipient<SendBreak>,
 }
 
 #[derive(Debug, Clone)]
@@ -84,10 +89,28 @@ enum Port {
 impl Chardev {
     /// The back end for one more front end. Only a multiplexer serves several at a time.
     pub fn front_end(&self) -> CharBackend {
+        self.fronts.fetch_add(1, Ordering::Relaxed);
         match &self.port {
             Port::One(backend) => backend.clone(),
             Port::Mux(mux) => mux::front_end(mux),
         }
+    }
+}
+
+impl Chardev {
+    /// A front end has taken it.
+    pub fn has_front_end(&self) -> bool {
+        self.fronts.load(Ordering::Relaxed) > 0
+    }
+
+    /// A device and the multiplexer over it, in one.
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed
+    }
+
+    /// Tell the front end, that with the focus if there are several, of a break.
+    pub fn send_break(&self) {
+        self.breaks.do_send(SendBreak);
     }
 }
 
@@ -116,11 +139,15 @@ pub async fn open(
                 .iter()
                 .find(|other| other.id == *chardev)
                 .ok_or_else(|| ChardevError::NoBase(chardev.clone()))?;
+            let mux = mux::Mux::start_on(base.front_end(), context);
             return Ok(Chardev {
                 id: spec.id.clone(),
                 filename: Arc::new(Mutex::new("mux".into())),
                 ring: None,
-                port: Port::Mux(mux::Mux::start_on(base.front_end(), context)),
+                breaks: mux.clone().recipient(),
+                port: Port::Mux(mux),
+                multiplexed: false,
+                fronts: Arc::default(),
             });
         }
         ChardevKind::Null => {
@@ -165,11 +192,16 @@ pub async fn open(
     let backend = CharBackend {
         attach: device.clone().recipient(),
         output: device.clone().recipient(),
-        credit: device.recipient(),
+        credit: device.clone().recipient(),
     };
-    let port =
-        if spec.mux { Port::Mux(mux::Mux::start_on(backend, context)) } else { Port::One(backend) };
-    Ok(Chardev { id: spec.id.clone(), filename, ring, port })
+    let (port, breaks) = if spec.mux {
+        let mux = mux::Mux::start_on(backend, context);
+        (Port::Mux(mux.clone()), mux.recipient())
+    } else {
+        (Port::One(backend), device.recipient())
+    };
+    let (id, multiplexed) = (spec.id.clone(), spec.mux);
+    Ok(Chardev { id, filename, ring, port, multiplexed, fronts: Arc::default(), breaks })
 }
 
 #[cfg(test)]

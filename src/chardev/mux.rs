@@ -9,7 +9,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 
 use super::OpenContext;
 use super::message::{
-    Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
+    Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
 };
 use crate::actors::outlet::Outlet;
 use crate::machine::message::{RequestShutdown, ShutdownCause};
@@ -419,6 +419,16 @@ impl Handler<CharEvent> for Mux {
         }
         if self.complete {
             self.all(event);
+        }
+    }
+}
+
+impl Handler<SendBreak> for Mux {
+    type Result = ();
+
+    fn handle(&mut self, _: SendBreak, _: &mut Self::Context) {
+        if let Some(front) = self.fronts.get(self.focus) {
+            front.event(CharEvent::Break);
         }
     }
 }

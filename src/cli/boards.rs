@@ -312,7 +312,7 @@ fn firmware_file(name: &str, data_dirs: &[String]) -> Option<PathBuf> {
 
 fn accel_named(name: &str) -> Result<Accel, OptionError> {
     match name {
-        "tcg" | "jit" => Ok(Accel::Jit { tb_size: None }),
+        "tcg" | "jit" => Ok(Accel::Jit { tb_size: None, one_insn_per_tb: false }),
         "interp" => Ok(Accel::Interp),
         _ => refused(format!("invalid accelerator {name} (valid: tcg, jit, interp)")),
     }
@@ -321,7 +321,7 @@ fn accel_named(name: &str) -> Result<Accel, OptionError> {
 fn accel_properties(accel: &mut Accel, opts: Opts) -> Result<(), OptionError> {
     for (key, text) in opts.items {
         match (&mut *accel, key.as_str()) {
-            (Accel::Jit { tb_size }, "tb-size") => {
+            (Accel::Jit { tb_size, .. }, "tb-size") => {
                 let mebibytes = value::uint(&text)
                     .ok_or(OptionError::ExpectsKind { name: key.clone(), kind: "uint64" })?;
                 *tb_size = match mebibytes {
@@ -332,13 +332,8 @@ fn accel_properties(accel: &mut Accel, opts: Opts) -> Result<(), OptionError> {
                     ),
                 };
             }
-            (Accel::Jit { .. }, "one-insn-per-tb") => {
-                if value::switch(&key, &text)? {
-                    return refused(
-                        "one-insn-per-tb=on is not available; -accel interp runs one instruction \
-                         at a time",
-                    );
-                }
+            (Accel::Jit { one_insn_per_tb, .. }, "one-insn-per-tb") => {
+                *one_insn_per_tb = value::switch(&key, &text)?;
             }
             (Accel::Jit { .. }, "split-wx") => {
                 if !value::switch(&key, &text)? {

@@ -168,7 +168,7 @@ impl Session {
             debug_threads: false,
             uuid: None,
             machine: MachineOptions::default(),
-            accel: Accel::Jit { tb_size: None },
+            accel: Accel::Jit { tb_size: None, one_insn_per_tb: false },
             cpu: "rv64".into(),
             smp: Smp::default(),
             ram_size: crate::machine::spec::DEFAULT_RAM_SIZE,

@@ -156,6 +156,11 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("S", "", "do not start the harts (type 'c' at the monitor)"),
             row("d", "item[,item...]", "log these ('-d help' lists them)"),
             row("D", "FILE", "write the log to FILE, not to standard error"),
+            row(
+                "dfilter",
+                "range[,range...]",
+                "log only code at these addresses: A..B, A+SIZE, A-SIZE",
+            ),
             row("L", "DIR", "look for firmware in DIR too"),
             row("gdb", "none", "there is no gdb stub"),
             row("no-reboot", "", "exit where the guest would reboot"),
@@ -184,7 +189,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("blockdev", "value", "block nodes are not available; use -drive"),
             refused("cdrom", "value", "the machine has no CD-ROM drive; use -drive with if=virtio"),
             refused("compat", "value", "compatibility policies are not available"),
-            refused("dfilter", "value", "the log cannot be filtered by address"),
             refused(
                 "enable-kvm",
                 "",

@@ -1,5 +1,7 @@
 //! Options that set one thing each: names, clock, messages, actions, log, process.
 
+use std::ops::RangeInclusive;
+
 use super::argv::Occurrence;
 use super::opts::Opts;
 use super::{OptionError, Step, options, refused, value};
@@ -47,7 +49,16 @@ pub fn option(
         "pidfile" => spec.process.pidfile = Some(text.into()),
         "daemonize" => spec.process.daemonize = true,
         "d" => return log_items(text, spec),
-        "D" => spec.log.file = Some(text.into()),
+        "D" => {
+            let (before, after) = text.split_once("%d").unwrap_or((text, ""));
+            if before.contains('%') || after.contains('%') {
+                return refused(format!("Bad logfile template: {text}"));
+            }
+            spec.log.file = Some(text.into());
+        }
+        "dfilter" => {
+            spec.log.filter = text.split(',').map(address_range).collect::<Result<_, _>>()?;
+        }
         "sandbox" => {
             let mut opts = Opts::parse(text, Some("enable"));
             if opts.take_switch("enable")?.unwrap_or(false) {
@@ -188,6 +199,28 @@ fn rtc(text: &str, spec: &mut MachineSpec) -> Result<(), OptionError> {
         Some(other) => return refused(format!("invalid option value '{other}' (valid: none)")),
     }
     opts.finish()
+}
+
+/// A range of `-dfilter`: `first..last`, `first+size` or `last-size`.
+fn address_range(text: &str) -> Result<RangeInclusive<u64>, OptionError> {
+    let by = ["..", "+", "-"].into_iter().find_map(|by| Some((by, text.split_once(by)?)));
+    let Some((by, (left, right))) = by else {
+        return refused("Bad range specifier");
+    };
+    let number = |word: &str, side: &str| {
+        let sentence = || OptionError::Refused(format!("Invalid number to the {side} of {by}"));
+        value::uint(word).ok_or_else(sentence)
+    };
+    let (left, right) = (number(left, "left")?, number(right, "right")?);
+    let (first, last) = match by {
+        ".." => (Some(left), Some(right)),
+        "+" => (Some(left), right.checked_sub(1).and_then(|n| left.checked_add(n))),
+        _ => (right.checked_sub(1).and_then(|n| left.checked_sub(n)), Some(left)),
+    };
+    match (first, last) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => refused("Invalid range"),
+    }
 }
 
 /// The text of `-d help`.

@@ -205,8 +205,12 @@ fn refusals_of_our_own() {
         ("-M virt,accel=kvm", "invalid accelerator kvm (valid: tcg, jit, interp)"),
         ("-enable-kvm", "invalid accelerator kvm; '-accel help' lists the valid ones"),
         ("-action reboot=foo", "Parameter 'reboot' does not accept value 'foo' (valid: reset, shu"),
-        ("-d exec", "log item 'exec' is not available (valid: all, out_asm,"),
-        ("-accel tcg,one-insn-per-tb=on", "one-insn-per-tb=on is not available;"),
+        ("-d exec,vpu", "log item 'vpu' is not available (valid: all, out_asm,"),
+        ("-D %s", "Bad logfile template: %s"),
+        ("-dfilter 1", "Bad range specifier"),
+        ("-dfilter x+1", "Invalid number to the left of +"),
+        ("-dfilter 0..x", "Invalid number to the right of .."),
+        ("-dfilter 8..7", "Invalid range"),
         ("-d foo", "unknown log item 'foo' (valid: all, out_asm, in_asm,"),
         ("-display gtk", "Display 'gtk' is not available; there is only -display none"),
         ("-display foo", "Parameter 'type' does not accept value 'foo' (valid: none)"),
@@ -344,7 +348,7 @@ fn a_linux_command_line() {
     assert_eq!(spec.smp.cpus, 2);
     assert_eq!(spec.append.as_deref(), Some("console=ttyS0 a,b=c"));
     assert_eq!(spec.cpu, "rv64,zbb=off,sv48=on");
-    assert_eq!(spec.accel, Accel::Jit { tb_size: Some(64 << 20) });
+    assert_eq!(spec.accel, Accel::Jit { tb_size: Some(64 << 20), one_insn_per_tb: false });
     assert_eq!(spec.actions.reboot, RebootAction::Shutdown);
     assert_eq!(spec.actions.panic, PanicAction::ExitFailure);
     assert_eq!(spec.actions.shutdown, ShutdownAction::Poweroff);

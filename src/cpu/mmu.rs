@@ -67,6 +67,7 @@ pub fn translate(
     sum: bool,
     mxr: bool,
 ) -> Result<Mapping, Trap> {
+    log_start(va, access, privilege, sum);
     let levels = match hart.state.satp >> 60 {
         _ if privilege == Privilege::Machine || !hart.env.isa.mmu => 0,
         8 if hart.env.isa.satp_mode >= SatpMode::Sv39 => 3,
@@ -85,10 +86,58 @@ pub fn translate(
             global: false,
         }
     } else {
-        walk(hart, va, access, privilege, levels, sum, mxr)
-            .map_err(|fault| Trap { cause: fault.cause(access), tval: va })?
+        walk(hart, va, access, privilege, levels, sum, mxr).map_err(|fault| {
+            log_walk(va, Err(&fault));
+            Trap { cause: fault.cause(access), tval: va }
+        })?
     };
-    protect(hart, mapping, access, privilege).ok_or(Trap { cause: access.access_fault(), tval: va })
+    log_walk(va, Ok(&mapping));
+    let allowed = protect(hart, mapping, access, privilege);
+    log_protection(mapping.pa, allowed.as_ref());
+    allowed.ok_or(Trap { cause: access.access_fault(), tval: va })
+}
+
+/// The lines of `-d mmu`, in QEMU's layout: what is asked for, what the tables say, what PMP says.
+fn log_start(va: u64, access: Access, privilege: Privilege, sum: bool) {
+    tracing::info!(
+        target: "mmu",
+        "riscv_cpu_tlb_fill ad {va:x} rw {} mmu_idx {}",
+        match access {
+            Access::Load => 0,
+            Access::Store => 1,
+            Access::Fetch => 2,
+        },
+        match privilege {
+            Privilege::User => 0,
+            Privilege::Supervisor => 1 + u8::from(sum),
+            Privilege::Machine => 3,
+        }
+    );
+}
+
+fn log_walk(va: u64, found: Result<&Mapping, &Fault>) {
+    let (ret, pa, allowed) = match found {
+        Ok(m) => (0, m.pa, permissions(m)),
+        Err(Fault::Page) => (1, 0, 0),
+        Err(Fault::Access) => (2, 0, 0),
+    };
+    tracing::info!(
+        target: "mmu",
+        "riscv_cpu_tlb_fill address={va:x} ret {ret} physical {pa:016x} prot {allowed}"
+    );
+}
+
+fn log_protection(pa: u64, found: Option<&Mapping>) {
+    let (ret, allowed) = found.map_or((2, 0), |m| (0, permissions(m)));
+    let size = if found.is_none_or(|m| m.pmp_uniform) { PAGE_BYTES } else { 1 };
+    tracing::info!(
+        target: "mmu",
+        "riscv_cpu_tlb_fill PMP address={pa:016x} ret {ret} prot {allowed} tlb_size {size}"
+    );
+}
+
+fn permissions(m: &Mapping) -> u8 {
+    u8::from(m.read) | u8::from(m.write) << 1 | u8::from(m.execute) << 2
 }
 
 /// Apply PMP to the page of a mapping; `None` when it forbids the access for the whole page.

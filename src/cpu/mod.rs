@@ -6,6 +6,7 @@ pub mod cpu_model;
 pub mod crypto;
 pub mod csr;
 pub mod decode;
+pub mod dump;
 pub mod fpu;
 pub mod hart;
 pub mod inbox;

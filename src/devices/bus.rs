@@ -59,22 +59,30 @@ impl Bus {
     /// Read `width` bytes (1, 2, 4, 8) at physical address `addr`.
     pub fn read(&self, addr: u64, width: u8) -> Result<u64, MmioFault> {
         let read = self.find(addr, width).and_then(|(region, at)| region.target.read(at, width));
-        read.inspect_err(|fault| log_refusal("read", addr, width, *fault))
+        read.inspect_err(|fault| self.log_refusal("read", addr, width, *fault))
     }
 
     /// Write the low `width` bytes (1, 2, 4, 8) of `value` at physical address `addr`.
     pub fn write(&self, addr: u64, width: u8, value: u64) -> Result<(), MmioFault> {
         let written =
             self.find(addr, width).and_then(|(region, at)| region.target.write(at, width, value));
-        written.inspect_err(|fault| log_refusal("write", addr, width, *fault))
+        written.inspect_err(|fault| self.log_refusal("write", addr, width, *fault))
     }
-}
 
-/// An access that nothing answers, for `-d guest_errors`.
-#[cold]
-fn log_refusal(what: &str, addr: u64, width: u8, fault: MmioFault) {
-    tracing::debug!(
-        target: "guest_errors",
-        "invalid {what} of {width} bytes at {addr:#x}: {fault}"
-    );
+    /// An access that nothing answers, for `-d invalid_mem`: at an offset where there is a region.
+    #[cold]
+    fn log_refusal(&self, what: &str, addr: u64, width: u8, fault: MmioFault) {
+        let (region, at) = match self.find(addr, width) {
+            Ok((region, at)) => (region.name.as_str(), at),
+            Err(_) => ("(null)", addr),
+        };
+        let reason = match fault {
+            MmioFault::Unmapped => "rejected".to_owned(),
+            _ => fault.to_string(),
+        };
+        tracing::info!(
+            target: "invalid_mem",
+            "Invalid {what} at addr 0x{at:X}, size {width}, region '{region}', reason: {reason}"
+        );
+    }
 }

@@ -57,7 +57,7 @@ pub(super) async fn log(call: &mut Call) -> Outcome {
 
 fn log_items(out: &mut String) {
     out.push_str("Log items (comma separated):\n");
-    out.push_str(&format!("{:<15} {}\n", "none", "log nothing"));
+    out.push_str(&format!("{:<15} {}\n", "none", "log nothing any more"));
     for (name, meaning) in LOG_ITEMS {
         out.push_str(&format!("{name:<15} {meaning}\n"));
     }

@@ -7,8 +7,9 @@ use super::page_table::{Mapping, Walk, walk};
 use super::registers as render;
 use crate::machine::message::RunState;
 use crate::qmp::command::Command;
+use crate::qmp::commands::chardev::QueryChardev;
 use crate::qmp::commands::introspect::VERSION;
-use crate::qmp::commands::machine::{QueryChardev, QueryCpusFast, QueryKvm, QueryName, QueryUuid};
+use crate::qmp::commands::machine::{QueryCpusFast, QueryKvm, QueryName, QueryUuid};
 use crate::qmp::commands::status::QueryStatus;
 use crate::qmp::error::QmpError;
 

@@ -3,7 +3,7 @@
 
 use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
-use super::{control, inspect, memory, migration, migration_settings, tree};
+use super::{chardev, control, inspect, memory, migration, migration_settings, tree};
 
 macro_rules! run {
     ($handler:path) => {
@@ -26,6 +26,7 @@ macro_rules! commands {
 /// Every command.
 pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
+    "chardev-send-break", [required("id", Kind::Text)], "id", "send a break on a character device" => run!(chardev::chardev_send_break);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
     "help|?", [optional("name", Kind::CommandName), optional("item", Kind::Text)], "[cmd]", "list the commands, or explain one" => run!(control::help);
@@ -41,6 +42,8 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
     "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
     "quit|q", [], "", "end the emulator" => run!(control::quit);
+    "ringbuf_read", [required("device", Kind::Text), required("size", Kind::Int)], "device size", "take bytes out of a ring buffer" => run!(chardev::ringbuf_read);
+    "ringbuf_write", [required("device", Kind::Text), required("data", Kind::Text)], "device data", "put text into a ring buffer" => run!(chardev::ringbuf_write);
     "stop|s", [], "", "pause the guest" => run!(control::stop);
     "system_powerdown", [], "", "ask the guest to power down" => run!(control::system_powerdown);
     "system_reset", [], "", "reset the machine" => run!(control::system_reset);

@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 
 use super::cache::CodeCache;
-use super::ir::Block;
+use super::ir::{Block, BlockShape};
 use super::optimise::drop_dead_writes;
 use super::translate::translate;
 use super::x64::stubs::{self, Stubs, reason};
@@ -60,6 +60,28 @@ pub struct EngineStats {
 /// Told of every block made (`-d in_asm,op,out_asm`): the block before and after optimisation,
 /// the virtual address of its page, its code and where that runs.
 pub type Observer = Box<dyn FnMut(&Translated<'_>) + Send>;
+
+/// Told of every entry into a block, or step of one instruction outside blocks (`-d exec,cpu`): the
+/// hart, and the address of the block's code.
+pub struct EntryObserver(Box<dyn FnMut(&Hart, Option<usize>) + Send>);
+
+impl EntryObserver {
+    /// An observer that is this function.
+    pub fn new(show: impl FnMut(&Hart, Option<usize>) + Send + 'static) -> Self {
+        Self(Box::new(show))
+    }
+
+    /// Show an entry.
+    pub fn show(&mut self, hart: &Hart, code: Option<usize>) {
+        (self.0)(hart, code);
+    }
+}
+
+impl std::fmt::Debug for EntryObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EntryObserver")
+    }
+}
 
 /// A block as an `Observer` sees it.
 #[derive(Debug)]
@@ -118,6 +140,9 @@ pub struct Engine {
     #[allow(clippy::vec_box)]
     insns: Vec<Box<Insn>>,
     observer: Option<Observer>,
+    /// Sees every entry only while blocks are not chained.
+    entry_observer: Option<EntryObserver>,
+    shape: BlockShape,
     pub stats: EngineStats,
 }
 
@@ -158,6 +183,8 @@ impl Engine {
             links: Vec::new(),
             insns: Vec::new(),
             observer: None,
+            entry_observer: None,
+            shape: BlockShape::default(),
             stats: EngineStats::default(),
         })
     }
@@ -167,6 +194,15 @@ impl Engine {
         self.observer = observer;
     }
 
+    /// Make blocks of this shape from now on, and show each entry to `observer`.
+    pub fn reshape(&mut self, hart: &mut Hart, shape: BlockShape, observer: Option<EntryObserver>) {
+        self.entry_observer = observer;
+        if shape != self.shape {
+            self.shape = shape;
+            self.flush(hart);
+        }
+    }
+
     /// Run until the hart is kicked or an instruction traps.
     pub fn run(&mut self, hart: &mut Hart) -> Exit {
         hart.state.jit.exit_flag = std::ptr::from_ref(hart.env.irq.exit_flag()) as usize;
@@ -174,15 +210,16 @@ impl Engine {
             if hart.env.irq.is_kicked() {
                 return Exit::Polled;
             }
-            let code = match self.find(hart) {
-                Ok(Some(code)) => code,
-                Ok(None) => match self.step(hart) {
-                    Ok(()) => continue,
-                    Err(trap) => return Exit::Trap(trap),
-                },
+            let found = match self.find(hart) {
+                Ok(found) => found,
                 Err(trap) => return Exit::Trap(trap),
             };
-            if let Some(exit) = self.run_from(hart, code) {
+            self.show(hart, found);
+            let exit = match found {
+                Some(code) => self.run_from(hart, code),
+                None => self.step(hart).err().map(Exit::Trap),
+            };
+            if let Some(exit) = exit {
                 return exit;
             }
         }
@@ -241,6 +278,17 @@ impl Engine {
             self.cache.patch_transfer(old, code, false);
         }
         Some(code)
+    }
+
+    /// Show an instruction that is about to be stepped outside this engine.
+    pub fn show_step(&mut self, hart: &Hart) {
+        self.show(hart, None);
+    }
+
+    fn show(&mut self, hart: &Hart, code: Option<usize>) {
+        if let Some(observer) = &mut self.entry_observer {
+            observer.show(hart, code);
+        }
     }
 
     fn step(&mut self, hart: &mut Hart) -> Result<(), Trap> {
@@ -302,7 +350,9 @@ impl Engine {
                 None => return Ok(None),
             },
         };
-        hart.tlb.jump_cache_mut().insert(pc, code as u64);
+        if self.shape.chained {
+            hart.tlb.jump_cache_mut().insert(pc, code as u64);
+        }
         Ok(Some(code))
     }
 
@@ -315,7 +365,7 @@ impl Engine {
         let page = (page_pa - ram.base()) / PAGE_SIZE;
         hart.watch_code_page(page);
         let half = |offset: u16| ram.load_u16(page_pa + u64::from(offset)).unwrap_or_default();
-        let mut block = translate(&hart.env.isa, (pa - page_pa) as u16, half);
+        let mut block = translate(&hart.env.isa, (pa - page_pa) as u16, self.shape, half);
         drop_dead_writes(&mut block);
         let address = self.cache.next_address();
         let insns = &mut self.insns;

@@ -337,6 +337,22 @@ pub struct Step {
     pub ir: Ir,
 }
 
+/// Where blocks end, and how one leads to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockShape {
+    /// Most guest instructions in a block.
+    pub max_insns: u32,
+    /// Blocks run past branches and jump to one another. Otherwise each ends at its first branch
+    /// or jump, and the engine enters it.
+    pub chained: bool,
+}
+
+impl Default for BlockShape {
+    fn default() -> Self {
+        Self { max_insns: 64, chained: true }
+    }
+}
+
 /// A translated stretch of code.
 #[derive(Debug, Clone, Default)]
 pub struct Block {

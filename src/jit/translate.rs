@@ -2,14 +2,12 @@
 //! branches and forward jumps inside its page, so it is a superblock with side exits.
 
 use super::allocate::plain_csr;
-use super::ir::{AluOp, AmoOp, Block, Cond, Ir, Operand, Step, Target, UnaryOp};
+use super::ir::{AluOp, AmoOp, Block, BlockShape, Cond, Ir, Operand, Step, Target, UnaryOp};
 use super::optimise::{fold, fold_unary};
 use crate::cpu::decode::decode;
 use crate::cpu::insn::{Insn, Op};
 use crate::cpu::isa::IsaConfig;
 
-/// Most guest instructions in a block.
-const MAX_INSNS: u32 = 64;
 const PAGE: i64 = 4096;
 
 /// What is known of a register's value while translating.
@@ -24,6 +22,7 @@ enum Known {
 /// A translation in progress.
 pub(super) struct Translator<'a> {
     isa: &'a IsaConfig,
+    shape: BlockShape,
     block: Block,
     known: [Known; 32],
     offset: u16,
@@ -32,9 +31,15 @@ pub(super) struct Translator<'a> {
 }
 
 /// Translate the code at offset `start` of a page; `half` reads the page's 16-bit parcels.
-pub fn translate(isa: &IsaConfig, start: u16, half: impl Fn(u16) -> u16) -> Block {
+pub fn translate(
+    isa: &IsaConfig,
+    start: u16,
+    shape: BlockShape,
+    half: impl Fn(u16) -> u16,
+) -> Block {
     let mut t = Translator {
         isa,
+        shape,
         block: Block { start, ..Block::default() },
         known: [Known::No; 32],
         offset: start,
@@ -44,8 +49,8 @@ pub fn translate(isa: &IsaConfig, start: u16, half: impl Fn(u16) -> u16) -> Bloc
     t.known[0] = Known::Const(0);
     let mut at = i64::from(start);
     loop {
-        if at >= PAGE || t.block.insns == MAX_INSNS {
-            t.emit(Ir::Jump { target: target(at) });
+        if at >= PAGE || t.block.insns == shape.max_insns {
+            t.emit(Ir::Jump { target: t.target(at) });
             break;
         }
         t.offset = at as u16;
@@ -80,11 +85,16 @@ pub(super) enum Flow {
     End,
 }
 
-fn target(offset: i64) -> Target {
-    if (0..PAGE).contains(&offset) { Target::Page(offset as u16) } else { Target::Far(offset) }
-}
-
 impl Translator<'_> {
+    /// Where a jump to `offset` goes; without chaining always by way of the engine.
+    fn target(&self, offset: i64) -> Target {
+        if self.shape.chained && (0..PAGE).contains(&offset) {
+            Target::Page(offset as u16)
+        } else {
+            Target::Far(offset)
+        }
+    }
+
     pub(super) fn emit(&mut self, ir: Ir) {
         if let Some(dst) = ir.dst() {
             self.known[usize::from(dst)] = match ir {
@@ -181,8 +191,13 @@ impl Translator<'_> {
         if to % if self.isa.c { 2 } else { 4 } != 0 {
             return self.interpret_and_leave(insn);
         }
-        self.emit(Ir::Branch { cond, a, b, target: target(to) });
-        Flow::Next
+        self.emit(Ir::Branch { cond, a, b, target: self.target(to) });
+        if self.shape.chained {
+            return Flow::Next;
+        }
+        let next = i64::from(self.offset) + i64::from(insn.len);
+        self.emit(Ir::Jump { target: self.target(next) });
+        Flow::End
     }
 
     fn jump(&mut self, insn: &Insn) -> Flow {
@@ -193,10 +208,10 @@ impl Translator<'_> {
         if insn.rd != 0 {
             let offset = i64::from(self.offset) + i64::from(insn.len);
             self.emit(Ir::PageRel { dst: insn.rd, offset });
-        } else if to > i64::from(self.offset) && to < PAGE {
+        } else if self.shape.chained && to > i64::from(self.offset) && to < PAGE {
             return Flow::Follow(to);
         }
-        self.emit(Ir::Jump { target: target(to) });
+        self.emit(Ir::Jump { target: self.target(to) });
         Flow::End
     }
 
@@ -209,7 +224,7 @@ impl Translator<'_> {
             if insn.rd != 0 {
                 self.emit(Ir::PageRel { dst: insn.rd, offset: next });
             }
-            self.emit(Ir::Jump { target: target((base + i64::from(insn.imm)) & !1) });
+            self.emit(Ir::Jump { target: self.target((base + i64::from(insn.imm)) & !1) });
             return Flow::End;
         }
         let base = self.src(insn.rs1);
@@ -468,10 +483,36 @@ mod tests {
         for (words, expected) in [(&strong[..], true), (&free[..], false)] {
             for &word in words {
                 let bytes = [word as u16, (word >> 16) as u16, 0, 0];
-                let block = translate(&isa, 0, |offset| bytes[usize::from(offset) / 2]);
+                let half = |offset: u16| bytes[usize::from(offset) / 2];
+                let block = translate(&isa, 0, BlockShape::default(), half);
                 let fences = block.steps.iter().any(|s| matches!(s.ir, Ir::Fence));
                 assert_eq!(fences, expected, "{word:#x}");
             }
         }
+    }
+
+    #[test]
+    fn the_shape_says_where_blocks_end() {
+        // addi; beq .+8; addi; j .-12
+        let words: [u32; 4] = [0x0012_8293, 0x0000_0463, 0x0012_8293, 0xff5f_f06f];
+        let half = |offset: u16| {
+            let word = words.get(usize::from(offset) / 4).copied().unwrap_or_default();
+            (word >> (8 * (offset & 2))) as u16
+        };
+        let isa = IsaConfig::max();
+        let cut = |max_insns, chained| {
+            let block = translate(&isa, 0, BlockShape { max_insns, chained }, half);
+            let inside = |s: &Step| match s.ir {
+                Ir::Branch { target, .. } | Ir::Jump { target } => {
+                    matches!(target, Target::Page(_))
+                }
+                _ => false,
+            };
+            (block.insns, block.steps.iter().any(inside))
+        };
+        assert_eq!(cut(64, true), (4, true));
+        assert_eq!(cut(64, false), (2, false));
+        assert_eq!(cut(1, true), (1, true));
+        assert_eq!(cut(1, false), (1, false));
     }
 }

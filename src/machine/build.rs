@@ -401,9 +401,10 @@ fn vcpu(
     });
     let accel = match spec.accel {
         spec::Accel::Interp => Accel::Interp,
-        spec::Accel::Jit { tb_size } => {
-            Accel::Jit { cache: tb_size.map_or(DEFAULT_CACHE, |size| size as usize) }
-        }
+        spec::Accel::Jit { tb_size, one_insn_per_tb } => Accel::Jit {
+            cache: tb_size.map_or(DEFAULT_CACHE, |size| size as usize),
+            one_insn: one_insn_per_tb,
+        },
     };
     let firmware = hsm.map(|hsm| BuiltinFirmware {
         hsm: Arc::clone(hsm),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use actix::Addr;
@@ -9,9 +10,11 @@ use parking_lot::Mutex;
 
 use super::spec::LogSpec;
 use crate::actors::outlet::Outlet;
-use crate::cpu::vcpu::{LogTraps, ObserveTranslation, Vcpu};
+use crate::cpu::dump::Registers;
+use crate::cpu::hart::Hart;
+use crate::cpu::vcpu::{LogTraps, ObserveExecution, ObserveTranslation, Vcpu};
 use crate::jit::disassemble;
-use crate::jit::engine::{Observer, Translated};
+use crate::jit::engine::{EntryObserver, Observer, Translated};
 use crate::qmp::link::SetLogMask;
 use crate::report;
 
@@ -56,6 +59,17 @@ impl Write for Sink {
 pub struct Log {
     sink: Sink,
     items: Vec<&'static str>,
+    filter: Filter,
+}
+
+/// `-dfilter`.
+#[derive(Debug, Clone)]
+struct Filter(Arc<[RangeInclusive<u64>]>);
+
+impl Filter {
+    fn shows(&self, pc: u64) -> bool {
+        self.0.is_empty() || self.0.iter().any(|range| range.contains(&pc))
+    }
 }
 
 impl Log {
@@ -64,23 +78,23 @@ impl Log {
         let out: Box<dyn Write + Send> = match &spec.file {
             None => Box::new(io::stderr()),
             Some(path) => Box::new(
-                File::create(path)
+                File::create(path.to_string_lossy().replace("%d", &std::process::id().to_string()))
                     .map_err(|source| LogError { path: path.display().to_string(), source })?,
             ),
         };
         let sink = Sink(Arc::new(Mutex::new(out)));
         subscribe(&sink, &spec.items);
-        Ok(Self { sink, items: spec.items.clone() })
+        Ok(Self { sink, items: spec.items.clone(), filter: Filter(spec.filter.as_slice().into()) })
     }
 
     /// Set every vCPU up for the items of the command line; the outlet for changes of them.
     pub fn attach(&self, vcpus: &[Addr<Vcpu>]) -> Outlet<SetLogMask> {
         let vcpus = vcpus.to_vec();
-        let sink = self.sink.clone();
-        apply(&vcpus, &sink, &self.items);
+        let (sink, filter) = (self.sink.clone(), self.filter.clone());
+        apply(&vcpus, &sink, &filter, &self.items);
         Outlet::fold(move |SetLogMask(items)| {
             ENABLED.set(&items);
-            apply(&vcpus, &sink, &items);
+            apply(&vcpus, &sink, &filter, &items);
         })
     }
 }
@@ -124,17 +138,16 @@ impl tracing::field::Visit for Text {
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Errors {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if *event.metadata().level() == tracing::Level::ERROR {
-            let mut text = Text::default();
-            event.record(&mut text);
-            report::line(&format!("{}{}", text.message, text.fields));
-        }
+        let mut text = Text::default();
+        event.record(&mut text);
+        report::line(&format!("{}{}", text.message, text.fields));
     }
 }
 
 /// Errors are always shown; a target named as an item of `-d` when that item is on.
 fn subscribe(sink: &Sink, items: &[&'static str]) {
-    use tracing_subscriber::filter::dynamic_filter_fn;
+    use tracing::subscriber::Interest;
+    use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
     use tracing_subscriber::layer::{Layer, SubscriberExt};
     use tracing_subscriber::util::SubscriberInitExt;
     ENABLED.set(items);
@@ -145,12 +158,21 @@ fn subscribe(sink: &Sink, items: &[&'static str]) {
         .with_level(false)
         .with_target(false)
         .without_time()
-        .with_filter(dynamic_filter_fn(|metadata, _| ENABLED.has(metadata.target())));
+        .with_filter(
+            // What is off is known at the call site, and costs a look at a flag there.
+            dynamic_filter_fn(|metadata, _| ENABLED.has(metadata.target())).with_callsite_filter(
+                |metadata| match ENABLED.has(metadata.target()) {
+                    true => Interest::always(),
+                    false => Interest::never(),
+                },
+            ),
+        );
     // A second machine in one process (tests) keeps the first one's subscriber.
-    let _ = tracing_subscriber::registry().with(layer).with(Errors).try_init();
+    let errors = Errors.with_filter(LevelFilter::ERROR);
+    let _ = tracing_subscriber::registry().with(layer).with(errors).try_init();
 }
 
-fn apply(vcpus: &[Addr<Vcpu>], sink: &Sink, items: &[&'static str]) {
+fn apply(vcpus: &[Addr<Vcpu>], sink: &Sink, filter: &Filter, items: &[&'static str]) {
     let on = |item: &str| items.contains(&item);
     let wanted = disassemble::Wanted {
         guest: on("in_asm"),
@@ -159,10 +181,51 @@ fn apply(vcpus: &[Addr<Vcpu>], sink: &Sink, items: &[&'static str]) {
     };
     for vcpu in vcpus {
         vcpu.do_send(LogTraps(on("int")));
-        let sink = sink.clone();
         let observer = wanted.any().then(|| -> Observer {
-            Box::new(move |block: &Translated<'_>| sink.write(&disassemble::render(block, wanted)))
+            let (sink, filter) = (sink.clone(), filter.clone());
+            Box::new(move |block: &Translated<'_>| {
+                if filter.shows(block.page_va.wrapping_add(u64::from(block.block.start))) {
+                    sink.write(&disassemble::render(block, wanted));
+                }
+            })
         });
         vcpu.do_send(ObserveTranslation(observer));
+        let entries = Entries { traces: on("exec"), registers: on("cpu"), float: on("fpu") };
+        let observer = (entries.traces || entries.registers).then(|| -> EntryObserver {
+            let (sink, filter) = (sink.clone(), filter.clone());
+            EntryObserver::new(move |hart: &Hart, code: Option<usize>| {
+                if filter.shows(hart.state.pc) {
+                    sink.write(&entries.render(hart, code));
+                }
+            })
+        });
+        let chained = observer.is_none() && !on("nochain");
+        vcpu.do_send(ObserveExecution { observer, chained });
+    }
+}
+
+/// What is shown of each block that is entered.
+#[derive(Debug, Clone, Copy)]
+struct Entries {
+    traces: bool,
+    registers: bool,
+    float: bool,
+}
+
+impl Entries {
+    /// In QEMU's layout. The numbers after the pc are what decides how code is translated: the
+    /// privilege in bits 0 to 1 and `mstatus.FS` in bits 3 to 4.
+    fn render(self, hart: &Hart, code: Option<usize>) -> String {
+        let mut out = String::new();
+        if self.traces {
+            let (hartid, pc) = (hart.env.hartid, hart.state.pc);
+            let flags = hart.state.privilege as u64 | (hart.state.mstatus >> 13 & 3) << 3;
+            let code = code.unwrap_or_default();
+            out = format!("Trace {hartid}: {code:#x} [00000000/{pc:016x}/{flags:08x}/00000000] \n");
+        }
+        if self.registers {
+            Registers::of(hart).write(&mut out, self.float);
+        }
+        out
     }
 }

@@ -20,7 +20,7 @@ use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
 use crate::migration::message::Settings;
-use crate::qmp::link::{CharDevice, MachineInfo, MachineLink, MachineType};
+use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
 use crate::{hmp, qmp, report, signals, terminal};
 
@@ -170,21 +170,18 @@ async fn open_chardevs(
 }
 
 fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> MachineInfo {
-    let mut devices: Vec<_> = chardevs
-        .values()
-        .map(|chardev| CharDevice {
-            frontend_open: true,
-            filename: chardev.filename.lock().clone(),
-            label: chardev.id.clone(),
-        })
-        .collect();
-    devices.sort_by(|a, b| a.label.cmp(&b.label));
+    let mut chardevs: Vec<_> = chardevs.values().cloned().collect();
+    chardevs.sort_by(|a, b| a.id.cmp(&b.id));
     let accelerator = match spec.accel {
         super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
-        super::spec::Accel::Jit { tb_size } => {
+        super::spec::Accel::Jit { tb_size, one_insn_per_tb } => {
             let size = tb_size.unwrap_or(crate::jit::engine::DEFAULT_CACHE as u64);
             vec![
                 ("Accelerator".to_owned(), "jit".to_owned()),
+                (
+                    "one-insn-per-tb".to_owned(),
+                    if one_insn_per_tb { "on" } else { "off" }.to_owned(),
+                ),
                 ("Code cache per hart".to_owned(), format!("{} KiB", size >> 10)),
             ]
         }
@@ -202,7 +199,7 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
             deprecated: false,
             default_ram_id: Some("riscv_virt_board.ram".to_owned()),
         }],
-        chardevs: devices,
+        chardevs,
         accelerator,
         blockers: Arc::new([]),
         only_migratable: false,

@@ -1,6 +1,7 @@
 //! The whole validated description of the machine and its process as plain data: what the
 //! command line makes and `machine::build` reads. Nothing here opens, connects or allocates.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -90,8 +91,9 @@ impl Default for MachineOptions {
 /// How guest code runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accel {
-    /// Translated to host code, `tb_size` bytes of code cache (`None`: chosen by the JIT).
-    Jit { tb_size: Option<u64> },
+    /// Translated to host code, `tb_size` bytes of code cache (`None`: chosen by the JIT), perhaps
+    /// in blocks of one guest instruction.
+    Jit { tb_size: Option<u64>, one_insn_per_tb: bool },
     /// The reference interpreter.
     Interp,
 }
@@ -356,43 +358,40 @@ pub struct BootSpec {
     pub reboot_timeout: Option<Duration>,
 }
 
-/// `-d` and `-D`.
+/// `-d`, `-D` and `-dfilter`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogSpec {
     /// Names from [`LOG_ITEMS`], each once.
     pub items: Vec<&'static str>,
-    /// Standard error when `None`.
+    /// Standard error when `None`; `%d` stands for the process's number.
     pub file: Option<PathBuf>,
+    /// `-dfilter`: guest addresses whose code is shown; all when empty.
+    pub filter: Vec<RangeInclusive<u64>>,
 }
 
-/// What `-d` and the monitors' `log` accept, and what each shows.
+/// What `-d` and the monitors' `log` accept, and what each shows, in QEMU's order.
 pub const LOG_ITEMS: &[(&str, &str)] = &[
     ("out_asm", "host code of each translated block"),
     ("in_asm", "guest code of each translated block"),
     ("op", "intermediate code of each block, as translated"),
     ("op_opt", "intermediate code of each block, optimised"),
     ("int", "interrupts and exceptions taken"),
+    ("exec", "each block before it runs (very much)"),
+    ("cpu", "the registers before each block runs (very much)"),
+    ("fpu", "the floating-point registers too, where 'cpu' shows registers"),
+    ("mmu", "how addresses are translated"),
+    ("pcall", "x86 only"),
+    ("cpu_reset", "the registers before each reset"),
     ("unimp", "things the guest uses that are not implemented"),
     ("guest_errors", "things the guest does that make no sense"),
+    ("page", "emulation of programs only, not of machines"),
+    ("nochain", "nothing: blocks run one by one ('exec' and 'cpu' see to that themselves)"),
+    ("strace", "emulation of programs only, not of machines"),
+    ("invalid_mem", "accesses that nothing answers"),
 ];
 
 /// Items of QEMU's log that are refused by name.
-pub const LOG_ITEMS_UNAVAILABLE: &[&str] = &[
-    "op_ind",
-    "exec",
-    "cpu",
-    "fpu",
-    "mmu",
-    "pcall",
-    "cpu_reset",
-    "page",
-    "nochain",
-    "plugin",
-    "strace",
-    "tid",
-    "vpu",
-    "invalid_mem",
-];
+pub const LOG_ITEMS_UNAVAILABLE: &[&str] = &["op_ind", "op_plugin", "plugin", "tid", "vpu"];
 
 /// `-msg`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::commands::{human, introspect, machine, memory, migration, migration_settings, status};
+use super::commands::{
+    chardev, human, introspect, machine, memory, migration, migration_settings, status,
+};
 use super::error::QmpError;
 use super::link::Services;
 use super::visit;
@@ -58,7 +60,10 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<introspect::QueryCommands>(),
         entry::<introspect::QueryVersion>(),
         entry::<human::HumanMonitorCommand>(),
-        entry::<machine::QueryChardev>(),
+        entry::<chardev::ChardevSendBreak>(),
+        entry::<chardev::QueryChardev>(),
+        entry::<chardev::RingbufRead>(),
+        entry::<chardev::RingbufWrite>(),
         entry::<machine::QueryCpusFast>(),
         entry::<machine::QueryCurrentMachine>(),
         entry::<machine::QueryKvm>(),

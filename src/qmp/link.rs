@@ -9,6 +9,7 @@ use actix::{Message, Recipient};
 use super::error::QmpError;
 use super::migration::Migration;
 use crate::actors::outlet::Outlet;
+use crate::chardev::Chardev;
 use crate::machine::message as vm;
 use crate::machine::spec::LOG_ITEMS;
 use crate::migration::message::{Blockers, Settings};
@@ -110,15 +111,6 @@ pub struct MachineType {
     pub default_ram_id: Option<String>,
 }
 
-/// A character device as `query-chardev` lists it.
-#[derive(Debug, Clone, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct CharDevice {
-    pub frontend_open: bool,
-    pub filename: String,
-    pub label: String,
-}
-
 /// Facts about this machine that hold for as long as it runs.
 #[derive(Debug, Clone, Default)]
 pub struct MachineInfo {
@@ -128,7 +120,8 @@ pub struct MachineInfo {
     pub uuid: [u8; 16],
     /// The machine types of this emulator.
     pub machines: Vec<MachineType>,
-    pub chardevs: Vec<CharDevice>,
+    /// By label.
+    pub chardevs: Vec<Chardev>,
     /// Heading lines of `info jit`: (setting, value).
     pub accelerator: Vec<(String, String)>,
     /// What refuses migrations.

@@ -361,9 +361,14 @@ pub fn info() -> MachineInfo {
 
 /// A monitor over a mocked machine.
 pub fn monitor(vm: MockVm) -> (Addr<MockVm>, Addr<Monitor>) {
+    monitor_with(vm, info())
+}
+
+/// A monitor over a mocked machine that is this.
+pub fn monitor_with(vm: MockVm, info: MachineInfo) -> (Addr<MockVm>, Addr<Monitor>) {
     let vm = vm.start();
     let link = MachineLink::to(&vm, Outlet::Unconnected);
-    (vm, Monitor::start_bounded(link, info(), Duration::from_millis(200)))
+    (vm, Monitor::start_bounded(link, info, Duration::from_millis(200)))
 }
 
 /// `\xNN` in a transcript is a byte; JSON has no such escape.

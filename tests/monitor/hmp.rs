@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use actix::Addr;
+use understudy::actors::outlet::Outlet;
 use understudy::chardev::message::CharEvent;
 use understudy::hmp::session;
 use understudy::machine::message::{DeviceNode, MachineTree, MemoryNode, RomNode, RunState};
 use understudy::qmp::monitor::{ExecuteHuman, Monitor};
 
-use crate::harness::{MockVm, RAM_BASE, Terminal, With, bytes_of, monitor};
+use crate::harness::{MockVm, RAM_BASE, Terminal, With, bytes_of, info, monitor, monitor_with};
 
 const BANNER: &str = "QEMU 10.0.2 monitor - type 'help' for more information\r\n";
 
@@ -355,4 +356,50 @@ addr=0000000080000000 size=0x042868 mem=ram name=\"fw.bin\"
         ],
     )
     .await;
+}
+
+/// What QEMU answers to the same lines.
+#[actix::test]
+async fn character_devices() {
+    use understudy::chardev::spec::{ChardevKind, ChardevSpec};
+    use understudy::chardev::{OpenContext, open};
+    let context = OpenContext { shutdown: Outlet::Unconnected, front_ends: 1 };
+    let mut info = info();
+    for (id, kind, mux) in [
+        ("m", ChardevKind::Null, true),
+        ("n", ChardevKind::Null, false),
+        ("r", ChardevKind::Ringbuf { size: 16 }, false),
+    ] {
+        let (id, origin) = (id.to_owned(), String::new());
+        let spec = ChardevSpec { id, kind, mux, log: None, origin };
+        info.chardevs.push(open(&spec, &context, &[]).await.unwrap());
+    }
+    let (front, chardevs) = (info.chardevs[0].clone(), info.chardevs.clone());
+    let (_vm, monitor) = monitor_with(MockVm::default(), info);
+    let errors = "Error: n is not a ringbuf device\n";
+    run(
+        &monitor,
+        &[
+            (
+                "info chardev",
+                "m: filename=mux\nm-base: filename=null\nn: filename=null\nr: filename=ringbuf\n",
+            ),
+            ("ringbuf_write r hé", ""),
+            ("ringbuf_read r 100", "hé\n"),
+            ("ringbuf_write r \"a\\\\b\"", ""),
+            ("ringbuf_read r 2", "a\\\\\n"),
+            ("ringbuf_read r 9", "b\n"),
+            ("ringbuf_read r 9", "\n"),
+            ("ringbuf_read n 1", errors),
+            ("ringbuf_write n 1", errors),
+            ("ringbuf_write zz a", "Error: Device 'zz' not found\n"),
+            ("ringbuf_read r 0", "Error: size must be greater than zero\n"),
+            ("chardev-send-break zz", "Error: Chardev 'zz' not found\n"),
+            ("chardev-send-break n", ""),
+        ],
+    )
+    .await;
+    assert!(!chardevs.iter().any(|chardev| chardev.has_front_end()));
+    let _front = front.front_end();
+    assert!(chardevs[0].has_front_end() && !chardevs[1].has_front_end());
 }

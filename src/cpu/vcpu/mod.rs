@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use actix::{Actor, ActorContext as _, Addr, Handler, Message, MessageResult};
 
 use super::csr::counters::update_stimer;
+use super::dump::Registers;
 use super::hart::{Hart, HartEnv, Trap};
 use super::mmu::{self, Access};
 use super::{interpret, trap};
@@ -21,7 +22,8 @@ use crate::actors::context::{InlineContext, panic_reason};
 use crate::actors::mailbox::ThreadMailbox;
 use crate::actors::message::{ActorFailed, Pause, Resume, Terminate};
 use crate::actors::outlet::Outlet;
-use crate::jit::engine::{Engine, EngineError, Exit};
+use crate::jit::engine::{Engine, EngineError, EntryObserver, Exit};
+use crate::jit::ir::BlockShape;
 use crate::machine::memory::PAGE_SIZE;
 use crate::machine::message::{HartSnapshot, VmError};
 pub use sbi::BuiltinFirmware;
@@ -37,6 +39,8 @@ pub enum Accel {
     /// Translated, with a code cache of so many bytes.
     Jit {
         cache: usize,
+        /// Blocks of one guest instruction.
+        one_insn: bool,
     },
     Interp,
 }
@@ -88,6 +92,15 @@ impl std::fmt::Debug for ObserveTranslation {
     }
 }
 
+/// Show every block that is entered to an observer (`-d exec,cpu`), or stop doing so. A vCPU whose
+/// blocks are not chained shows all of them, and is slow.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ObserveExecution {
+    pub observer: Option<EntryObserver>,
+    pub chained: bool,
+}
+
 /// What a vCPU is made of.
 #[derive(Debug)]
 pub struct VcpuParts {
@@ -106,6 +119,9 @@ pub struct VcpuParts {
 pub struct Vcpu {
     hart: Hart,
     engine: Option<Engine>,
+    max_insns: u32,
+    /// Of the interpreter's steps; the engine has its own.
+    step_observer: Option<EntryObserver>,
     stimer_fired: Arc<AtomicBool>,
     firmware: Option<BuiltinFirmware>,
     paused: bool,
@@ -144,13 +160,24 @@ impl Actor for Vcpu {
 impl Vcpu {
     /// A paused vCPU in reset.
     pub fn new(parts: VcpuParts) -> Result<Self, EngineError> {
+        let mut hart = Hart::new(parts.env);
+        let mut shape = BlockShape::default();
         let engine = match parts.accel {
-            Accel::Jit { cache } => Some(Engine::new(cache)?),
+            Accel::Jit { cache, one_insn } => {
+                let mut engine = Engine::new(cache)?;
+                if one_insn {
+                    shape.max_insns = 1;
+                    engine.reshape(&mut hart, shape, None);
+                }
+                Some(engine)
+            }
             Accel::Interp => None,
         };
         Ok(Self {
-            hart: Hart::new(parts.env),
+            hart,
             engine,
+            max_insns: shape.max_insns,
+            step_observer: None,
             stimer_fired: parts.stimer_fired,
             firmware: parts.firmware,
             paused: true,
@@ -228,6 +255,10 @@ impl Vcpu {
     fn approach(&mut self) {
         let Some(approach) = &mut self.approach else { return };
         if approach.step() {
+            match &mut self.engine {
+                Some(engine) => engine.show_step(&self.hart),
+                None => show_step(&mut self.step_observer, &self.hart),
+            }
             let result = interpret::step(&mut self.hart);
             if self.hart.state.waiting {
                 approach.stand(&self.start_line);
@@ -273,7 +304,7 @@ impl Vcpu {
                 Exit::Polled => None,
                 Exit::Trap(trap) => Some(trap),
             },
-            None => interpret_slice(&mut self.hart),
+            None => interpret_slice(&mut self.hart, &mut self.step_observer),
         };
         if let Some(trap) = trapped {
             self.trapped(trap);
@@ -300,13 +331,15 @@ impl Vcpu {
             HartStart::Machine { pc } => pc,
             _ => 0,
         };
+        log_reset(&self.hart);
         *self.hart.state = Default::default();
         self.hart.env.irq.reset();
         trap::reset(&mut self.hart, pc);
         self.hart.translations_changed();
         self.restart = None;
         self.stopped = start == HartStart::Stopped;
-        self.approach = matches!(start, HartStart::Machine { .. }).then(Approach::new);
+        let approaches = matches!(start, HartStart::Machine { .. }) && self.start_line.is_shared();
+        self.approach = approaches.then(Approach::new);
         if self.firmware.is_some() {
             self.firmware_reset();
         }
@@ -317,13 +350,14 @@ impl Vcpu {
 }
 
 /// Interpret until kicked; the trap that ended it, if one did.
-fn interpret_slice(hart: &mut Hart) -> Option<Trap> {
+fn interpret_slice(hart: &mut Hart, observer: &mut Option<EntryObserver>) -> Option<Trap> {
     /// Instructions between looks at the inbox.
     const BATCH: u32 = 1000;
     for _ in 0..BATCH {
         if hart.env.irq.is_kicked() || hart.state.waiting {
             break;
         }
+        show_step(observer, hart);
         if let Err(trap) = interpret::step(hart) {
             return Some(trap);
         }
@@ -334,11 +368,17 @@ fn interpret_slice(hart: &mut Hart) -> Option<Trap> {
     None
 }
 
+fn show_step(observer: &mut Option<EntryObserver>, hart: &Hart) {
+    if let Some(observer) = observer {
+        observer.show(hart, None);
+    }
+}
+
 /// The line of `-d int`.
 fn log_trap(hart: &Hart, trap: Trap) {
     tracing::info!(
         target: "int",
-        "hart:{}, async:{}, cause:{:016x}, epc:0x{:016x}, tval:0x{:016x}, desc={}",
+        "riscv_cpu_do_interrupt: hart:{}, async:{}, cause:{:016x}, epc:0x{:016x}, tval:0x{:016x}, desc={}",
         hart.env.hartid,
         trap.cause >> 63,
         trap.cause & !trap::INTERRUPT,
@@ -346,6 +386,15 @@ fn log_trap(hart: &Hart, trap: Trap) {
         trap.tval,
         trap::cause_name(trap.cause),
     );
+}
+
+/// What `-d cpu_reset` shows: the state that a reset ends.
+fn log_reset(hart: &Hart) {
+    if tracing::enabled!(target: "cpu_reset", tracing::Level::INFO) {
+        let mut text = format!("CPU Reset (CPU {})\n", hart.env.hartid);
+        Registers::of(hart).write(&mut text, false);
+        tracing::info!(target: "cpu_reset", "{}", text.trim_end());
+    }
 }
 
 impl Handler<Pause> for Vcpu {
@@ -398,6 +447,21 @@ impl Handler<ObserveTranslation> for Vcpu {
     }
 }
 
+impl Handler<ObserveExecution> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, message: ObserveExecution, _: &mut Self::Context) {
+        let ObserveExecution { observer, chained } = message;
+        match &mut self.engine {
+            Some(engine) => {
+                let shape = BlockShape { max_insns: self.max_insns, chained };
+                engine.reshape(&mut self.hart, shape, observer);
+            }
+            None => self.step_observer = observer,
+        }
+    }
+}
+
 impl Handler<SnapshotHart> for Vcpu {
     type Result = MessageResult<SnapshotHart>;
 
@@ -423,8 +487,10 @@ impl Handler<SnapshotHart> for Vcpu {
                 jit.push((name.to_owned(), value));
             }
         }
+        let mut state = self.hart.state.clone();
+        state.fflags = self.hart.fflags();
         MessageResult(HartSnapshot {
-            state: self.hart.state.clone(),
+            state,
             mip: self.hart.env.irq.pending(),
             isa: Arc::clone(&self.hart.env.isa),
             jit,

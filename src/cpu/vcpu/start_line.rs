@@ -25,6 +25,11 @@ impl StartLine {
         Arc::new(Self { harts, arrived: AtomicUsize::new(0) })
     }
 
+    /// There are harts to wait for.
+    pub(super) fn is_shared(&self) -> bool {
+        self.harts > 1
+    }
+
     /// Before a reset, with every hart halted.
     pub fn reset(&self) {
         self.arrived.store(0, Ordering::Release);

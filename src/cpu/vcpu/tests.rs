@@ -88,7 +88,7 @@ impl Bench {
     }
 }
 
-const BOTH: [Accel; 2] = [Accel::Jit { cache: 1 << 20 }, Accel::Interp];
+const BOTH: [Accel; 2] = [Accel::Jit { cache: 1 << 20, one_insn: false }, Accel::Interp];
 /// `addi x5, x5, 1; j -4`
 const COUNT: [u32; 2] = [0x0012_8293, 0xffdf_f06f];
 

@@ -198,10 +198,6 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 
     fn negotiate(&mut self, accepted: u64) {
-        if self.state.status & STATUS_FEATURES_OK != 0 {
-            guest_error!("{}: features written after FEATURES_OK", D::NAME);
-            return;
-        }
         if accepted & !self.offered != 0 {
             guest_error!("{}: features accepted that were not offered: {accepted:#x}", D::NAME);
         }
@@ -213,7 +209,8 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             self.driver_reset();
             return;
         }
-        if !self.legacy && value & STATUS_FEATURES_OK != 0 {
+        // Once: later writes of the status repeat the bit (virtio 1.2 3.1.1).
+        if !self.legacy && value & !self.state.status & STATUS_FEATURES_OK != 0 {
             let [low, high] = self.driver_features.map(u64::from);
             self.negotiate(low | high << 32);
         }
@@ -273,6 +270,10 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             reg::DEVICE_FEATURES_SEL => self.device_features_sel = value,
             reg::DRIVER_FEATURES_SEL => self.driver_features_sel = value,
             reg::DRIVER_FEATURES if !self.legacy => {
+                if self.state.status & STATUS_FEATURES_OK != 0 {
+                    guest_error!("{}: features written after FEATURES_OK", D::NAME);
+                    return;
+                }
                 let half = usize::from(self.driver_features_sel != 0);
                 self.driver_features[half] = value;
             }

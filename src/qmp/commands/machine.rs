@@ -1,4 +1,4 @@
-//! What the machine is: name, UUID, CPUs, machine types, character devices.
+//! What the machine is: name, UUID, CPUs, machine types.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::message as vm;
 use crate::qmp::command::Command;
 use crate::qmp::error::QmpError;
-use crate::qmp::link::{CharDevice, MachineType, Services};
+use crate::qmp::link::{MachineType, Services};
 
 /// QAPI `NameInfo`.
 #[derive(Debug, Serialize)]
@@ -174,18 +174,5 @@ impl Command for QueryCpusFast {
             }
         };
         Ok(cpus.into_iter().map(describe).collect())
-    }
-}
-
-/// `query-chardev`.
-#[derive(Debug, Deserialize)]
-pub struct QueryChardev {}
-
-impl Command for QueryChardev {
-    const NAME: &'static str = "query-chardev";
-    type Return = Vec<CharDevice>;
-
-    async fn run(self, services: &Arc<Services>) -> Result<Vec<CharDevice>, QmpError> {
-        Ok(services.info.chardevs.clone())
     }
 }

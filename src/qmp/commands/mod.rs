@@ -1,5 +1,7 @@
 //! The commands, grouped as QAPI's modules group them.
 
+mod base64;
+pub mod chardev;
 pub mod human;
 pub mod introspect;
 pub mod machine;

@@ -50,6 +50,50 @@ fn only_offered_features_are_accepted_and_only_once() {
     assert_eq!((driver.read(0x70), accepted(&driver)), (0, 0));
 }
 
+/// The sentences of `-d guest_errors` while `f` runs on this thread.
+fn complaints(f: impl FnOnce()) -> Vec<String> {
+    use tracing_subscriber::layer::SubscriberExt;
+    struct Sentences(Arc<parking_lot::Mutex<Vec<String>>>);
+    impl tracing::field::Visit for Sentences {
+        fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            self.0.lock().push(format!("{value:?}"));
+        }
+    }
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Sentences {
+        fn on_event(
+            &self,
+            event: &tracing::Event<'_>,
+            _: tracing_subscriber::layer::Context<'_, S>,
+        ) {
+            if event.metadata().target() == "guest_errors" {
+                event.record(&mut Self(Arc::clone(&self.0)));
+            }
+        }
+    }
+    let said = Arc::default();
+    let subscriber = tracing_subscriber::registry().with(Sentences(Arc::clone(&said)));
+    tracing::subscriber::with_default(subscriber, f);
+    let sentences = std::mem::take(&mut *said.lock());
+    sentences
+}
+
+#[test]
+fn an_honest_driver_is_not_complained_of() {
+    for legacy in [false, true] {
+        let (mut driver, _) = rng(legacy);
+        // Status is written three times after FEATURES_OK, with the bit in it.
+        let heard = complaints(|| {
+            driver.start(if legacy { 0 } else { 1 << 32 });
+            driver.write(0x70, if legacy { 7 } else { 15 });
+        });
+        assert_eq!(heard, Vec::<String>::new());
+    }
+    let (mut driver, _) = rng(false);
+    driver.start(1 << 32);
+    let heard = complaints(|| driver.write(0x20, 0));
+    assert_eq!(heard, ["virtio-rng: features written after FEATURES_OK"]);
+}
+
 impl Handler<Snapshot<u64>> for Shell<VirtioMmio<Rng>> {
     type Result = u64;
 
