@@ -280,6 +280,8 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             reg::DRIVER_FEATURES if self.driver_features_sel == 0 => {
                 self.negotiate(u64::from(value));
             }
+            // Linux writes them none the less; there are only 32.
+            reg::DRIVER_FEATURES => guest_error!("{}: legacy features above 32", D::NAME),
             reg::QUEUE_SEL if value < QUEUES_MAX => self.queue_sel = value as usize,
             reg::QUEUE_NUM => self.write_queue_num(value),
             reg::QUEUE_NOTIFY => self.notify(value as usize),
