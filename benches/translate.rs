@@ -10,6 +10,7 @@ use dynasmrt::{DynasmLabelApi, VecAssembler, dynasm};
 use understudy::cpu::insn::Insn;
 use understudy::cpu::isa::IsaConfig;
 use understudy::jit::ir::Block;
+use understudy::jit::ir::BlockShape;
 use understudy::jit::optimise::drop_dead_writes;
 use understudy::jit::translate::translate;
 use understudy::jit::x64::{self, stubs};
@@ -71,7 +72,7 @@ fn translate_page(isa: &IsaConfig, page: &[u16], mut each: impl FnMut(Block)) ->
     let (mut at, mut insns) = (0, 0);
     while at < 2 * page.len() {
         let half = |offset: u16| page.get(usize::from(offset) / 2).copied().unwrap_or(0);
-        let block = translate(isa, at as u16, half);
+        let block = translate(isa, at as u16, BlockShape::default(), half);
         // What follows the block; it may have left out what it jumped over.
         at =
             block.guest.last().map_or(at + 2, |(o, i)| usize::from(*o) + usize::from(i.len.max(2)));
