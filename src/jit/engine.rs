@@ -63,7 +63,9 @@ pub type Observer = Box<dyn FnMut(&Translated<'_>) + Send>;
 
 /// Told of every entry into a block, or step of one instruction outside blocks (`-d exec,cpu`): the
 /// hart, and the address of the block's code.
-pub struct EntryObserver(Box<dyn FnMut(&Hart, Option<usize>) + Send>);
+pub struct EntryObserver(Box<ShowEntry>);
+
+type ShowEntry = dyn FnMut(&Hart, Option<usize>) + Send;
 
 impl EntryObserver {
     /// An observer that is this function.

@@ -70,11 +70,11 @@ fn complaints(f: impl FnOnce()) -> Vec<String> {
             }
         }
     }
-    let said = Arc::default();
+    let said: Arc<parking_lot::Mutex<Vec<String>>> = Arc::default();
     let subscriber = tracing_subscriber::registry().with(Sentences(Arc::clone(&said)));
     tracing::subscriber::with_default(subscriber, f);
-    let sentences = std::mem::take(&mut *said.lock());
-    sentences
+    let mut said = said.lock();
+    std::mem::take(&mut *said)
 }
 
 #[test]
