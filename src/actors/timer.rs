@@ -28,9 +28,10 @@ use actix::{Actor, ActorContext as _, Addr, Handler, Message};
 use super::context::{InlineContext, panic_reason};
 use super::lifecycle::Lifecycle;
 use super::mailbox::ThreadMailbox;
-use super::message::{ActorFailed, Pause, Reset, Resume, Terminate};
+use super::message::{ActorFailed, LoadState, Pause, Reset, Resume, SaveState, Terminate};
 use super::outlet::Outlet;
 use crate::machine::clock::VirtualClock;
+use crate::migration::vmstate::{self, Fields, Section, StateError, VmState, Vmsd};
 
 /// Slots of one machine: two a hart and a few for devices.
 const SLOTS: usize = 64;
@@ -285,6 +286,52 @@ impl Handler<Reset> for TimerActor {
         for slot in &self.shared.slots {
             slot.deadline.store(NEVER, Ordering::SeqCst);
         }
+    }
+}
+
+/// Virtual time as it travels (`timer`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeState {
+    ns: i64,
+}
+
+impl VmState for TimeState {
+    const VMSD: Vmsd = Vmsd::new("timer", 2);
+
+    fn fields(&mut self, f: &mut dyn Fields) -> Result<(), StateError> {
+        // Cycles are nanoseconds here (`cpu::csr::counters`), so both are the clock's time.
+        f.i64("cpu_ticks_offset", &mut { self.ns })?;
+        f.unused(8)?;
+        f.i64("cpu_clock_offset", &mut self.ns)?;
+        if self.ns < 0 {
+            return Err(f.refuse("cpu_clock_offset", format!("{} is negative", self.ns)));
+        }
+        Ok(())
+    }
+}
+
+impl TimerActor {
+    fn time(&self) -> TimeState {
+        TimeState { ns: i64::try_from(self.clock.now_ns()).unwrap_or(i64::MAX) }
+    }
+}
+
+impl Handler<SaveState> for TimerActor {
+    type Result = Result<Section, StateError>;
+
+    fn handle(&mut self, _: SaveState, _: &mut Self::Context) -> Self::Result {
+        vmstate::save(&mut self.time())
+    }
+}
+
+impl Handler<LoadState> for TimerActor {
+    type Result = Result<usize, StateError>;
+
+    fn handle(&mut self, load: LoadState, _: &mut Self::Context) -> Self::Result {
+        let mut time = self.time();
+        let taken = vmstate::load(&mut time, load.version, &load.bytes)?;
+        self.clock.set_ns(time.ns.unsigned_abs());
+        Ok(taken)
     }
 }
 

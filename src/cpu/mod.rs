@@ -23,3 +23,4 @@ pub mod system;
 pub mod tlb;
 pub mod trap;
 pub mod vcpu;
+pub mod vmstate;

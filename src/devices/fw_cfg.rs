@@ -5,6 +5,8 @@
 //! device made writable. Descriptors and target addresses come from the guest and are checked by
 //! `GuestRam`; one transfer is bounded by its 32-bit length.
 
+mod state;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -3,6 +3,8 @@
 //! Time runs by the host's wall clock also while the machine is stopped, so the alarm, which
 //! the virtual timer rings, is checked against the wall clock and set anew after every `Resume`.
 
+mod state;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

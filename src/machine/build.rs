@@ -21,7 +21,7 @@ use crate::actors::cell::DeviceCell;
 use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
 use crate::actors::outlet::Outlet;
-use crate::actors::timer::{TimerFired, Timers, TooManyTimers};
+use crate::actors::timer::{TimeState, TimerFired, Timers, TooManyTimers};
 use crate::block::node::BlockNode;
 use crate::chardev::message::CharBackend;
 use crate::cpu::hart::{ArmStimer, HartEnv};
@@ -31,16 +31,19 @@ use crate::cpu::isa::IsaConfig;
 use crate::cpu::vcpu::{
     Accel, BuiltinFirmware, HartStart, StartLine, Vcpu, VcpuError, VcpuParts, VcpuThread,
 };
+use crate::cpu::vmstate::{CommonState, CpuState};
 use crate::devices::bus::{Bus, Region};
 use crate::devices::finisher::Finisher;
 use crate::devices::fw_cfg::FwCfgError;
-use crate::devices::irq::aclint::{Aclint, HartWires};
+use crate::devices::irq::aclint::{Aclint, HartWires, WireLevel};
 use crate::devices::irq::plic::{Plic, PlicLines};
 use crate::devices::rom::Rom;
 use crate::devices::rtc::{Rtc, WallClock};
-use crate::devices::shell::{Device, Shell};
+use crate::devices::shell::{Device, Migrate, Shell};
 use crate::devices::uart::{Uart, UartState};
 use crate::jit::engine::DEFAULT_CACHE;
+use crate::migration::sections::{Sections, StateSource};
+use crate::migration::vmstate::VmState;
 
 /// Most harts: a bit each in `GuestRam`'s map of translated pages.
 pub const MAX_HARTS: u32 = 8;
@@ -100,6 +103,8 @@ pub struct Machine {
     pub uart: Recipient<Snapshot<UartState>>,
     /// Keeps the devices, and what they have still to say, when the harts' threads have ended.
     pub bus: Arc<Bus>,
+    /// What a migration saves and loads.
+    pub sections: Sections,
 }
 
 /// Where the guest asks for the machine's end, or its restart.
@@ -115,6 +120,7 @@ pub(super) struct Board {
     pub(super) failure: Outlet<ActorFailed>,
     regions: Vec<Region>,
     lifecycles: Vec<Lifecycle>,
+    sections: Sections,
 }
 
 impl Board {
@@ -129,8 +135,15 @@ impl Board {
         cell
     }
 
-    /// Have the `Vm` reset, pause and resume a device.
-    pub(super) fn manage<D: Device + Send>(&mut self, cell: &DeviceCell<Shell<D>>) {
+    /// Have the `Vm` reset, pause and resume a device, and migrations save and load it as
+    /// `idstr`, in the order of these calls.
+    pub(super) fn manage<D: Migrate + Send>(
+        &mut self,
+        idstr: impl Into<String>,
+        cell: &DeviceCell<Shell<D>>,
+    ) {
+        let source = StateSource::of(idstr, 0, D::State::VMSD, &cell.addr());
+        self.sections.sources.push(source);
         self.lifecycles.push(Lifecycle::of(cell.name(), &cell.addr()));
     }
 }
@@ -240,10 +253,13 @@ pub fn build(
         failure: failure.clone(),
         regions: Vec::new(),
         lifecycles: Vec::new(),
+        sections: Sections::default(),
     };
     let (uart, blocks) =
         devices(&mut board, spec, &plan, &ram, &peers, &requests, &mut connections)?;
-    let blocks = blocks.into_iter().map(|node| node.start()).collect();
+    let blocks: Vec<_> = blocks.into_iter().map(|node| node.start()).collect();
+    // After the devices that ask them: a drive's pause is answered when it is drained.
+    board.lifecycles.extend(blocks.iter().map(|node| Lifecycle::of("drive", node)));
     board.lifecycles.push(timers.lifecycle());
     let tree = Arc::new(MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) });
     let bus = Arc::new(Bus::new(std::mem::take(&mut board.regions)));
@@ -265,6 +281,7 @@ pub fn build(
         };
         vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &requests, &failure)?);
     }
+    let sections = sections(&timers, &vcpus, board.sections);
     let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
     let parts = VmParts {
         vcpus: links,
@@ -287,7 +304,19 @@ pub fn build(
         threads.push(thread);
         addrs.push(addr);
     }
-    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks, uart, bus })
+    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks, uart, bus, sections })
+}
+
+/// Time, the harts, the devices.
+fn sections(timers: &Timers, vcpus: &[VcpuThread], devices: Sections) -> Sections {
+    let (time, common, cpu) = (TimeState::VMSD, CommonState::VMSD, CpuState::VMSD);
+    let mut sources = vec![StateSource::of(time.name, 0, time, timers.addr())];
+    for (hart, vcpu) in (0..).zip(vcpus) {
+        sources.push(StateSource::of(common.name, hart, common, &vcpu.addr));
+        sources.push(StateSource::of(cpu.name, hart, cpu, &vcpu.addr));
+    }
+    sources.extend(devices.sources);
+    Sections { sources, ..devices }
 }
 
 /// An outlet that drives an interrupt bit of a hart.
@@ -319,6 +348,35 @@ fn devices(
     let finisher = Finisher { shutdown: requests.shutdown.clone(), reset: requests.reset.clone() };
     board.map("riscv.sifive.test", map::FINISHER.base, finisher);
 
+    // From here on in the order of QEMU's migration stream.
+    let mut wires = Vec::new();
+    for peer in peers.0.iter() {
+        let timer = board.timers.reserve()?;
+        let irq = Arc::clone(&peer.irq);
+        wires.push(HartWires {
+            msip: hart_line(peer, MSIP),
+            msip_level: WireLevel(Arc::new(move || irq.pending() & MSIP != 0)),
+            mtip: hart_line(peer, MTIP),
+            timer,
+        });
+    }
+    let aclint = Aclint::new(Arc::clone(&clock), wires);
+    let aclint = board.map("riscv.aclint", map::CLINT.base, aclint);
+    board.manage("riscv_mtimer", &aclint);
+
+    let plic = Plic::new(Arc::clone(&lines));
+    let plic = board.map("riscv.sifive.plic", map::PLIC.base, plic);
+    board.manage("riscv_sifive_plic", &plic);
+
+    let fw_cfg = fw_cfg_items::builder(spec)?.build(Arc::clone(ram));
+    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, fw_cfg);
+    board.manage("fw_cfg", &fw_cfg);
+
+    let timer = board.timers.reserve()?;
+    let uart = Uart::new(irq.clone(), map::UART_IRQ, serial, Arc::clone(&clock), timer);
+    let uart = board.map("serial", map::UART.base, uart);
+    board.manage("serial", &uart);
+
     let rtc = Rtc::new(
         irq.clone(),
         map::RTC_IRQ,
@@ -327,29 +385,7 @@ fn devices(
         board.timers.reserve()?,
     );
     let rtc = board.map("goldfish_rtc", map::RTC.base, rtc);
-    board.manage(&rtc);
-
-    let mut wires = Vec::new();
-    for peer in peers.0.iter() {
-        let timer = board.timers.reserve()?;
-        wires.push(HartWires { msip: hart_line(peer, MSIP), mtip: hart_line(peer, MTIP), timer });
-    }
-    let aclint = Aclint::new(Arc::clone(&clock), wires);
-    let aclint = board.map("riscv.aclint", map::CLINT.base, aclint);
-    board.manage(&aclint);
-
-    let plic = Plic::new(Arc::clone(&lines));
-    let plic = board.map("riscv.sifive.plic", map::PLIC.base, plic);
-    board.manage(&plic);
-
-    let timer = board.timers.reserve()?;
-    let uart = Uart::new(irq.clone(), map::UART_IRQ, serial, clock, timer);
-    let uart = board.map("serial", map::UART.base, uart);
-    board.manage(&uart);
-
-    let fw_cfg = fw_cfg_items::builder(spec)?.build(Arc::clone(ram));
-    let fw_cfg = board.map("fw_cfg", map::FW_CFG.base, fw_cfg);
-    board.manage(&fw_cfg);
+    board.manage("goldfish_rtc", &rtc);
 
     let blocks = virtio_slots::plug_all(board, spec, ram, &irq, chardevs)?;
     Ok((uart.recipient(), blocks))

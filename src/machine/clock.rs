@@ -62,6 +62,13 @@ impl VirtualClock {
         }
     }
 
+    /// Set the time of a stopped clock (a machine that takes over another's time).
+    pub fn set_ns(&self, ns: u64) {
+        if !self.running.load(Ordering::Acquire) {
+            self.base.store(i64::try_from(ns).unwrap_or(i64::MAX), Ordering::Release);
+        }
+    }
+
     /// True while time runs.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)

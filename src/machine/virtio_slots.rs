@@ -14,9 +14,12 @@ use crate::actors::outlet::Outlet;
 use crate::actors::timer::TimerLine;
 use crate::block::node::{BlockNode, Drive};
 use crate::chardev::message::CharBackend;
+use crate::devices::virtio::blk::Blk;
+use crate::devices::virtio::console::Console;
 use crate::devices::virtio::create::{self, Properties, SerialDevice};
+use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::entropy;
-use crate::devices::virtio::rng::AssignTimer;
+use crate::devices::virtio::rng::{AssignTimer, Rng};
 use crate::devices::virtio::transport::{EmptySlot, MmioSlot};
 
 type Chardevs<'a> = &'a dyn Fn(&str) -> Option<CharBackend>;
@@ -46,6 +49,11 @@ fn force_legacy(spec: &MachineSpec) -> bool {
     let set = spec.globals.iter().rev();
     let mut set = set.filter(|g| g.driver == "virtio-mmio" && g.property == "force-legacy");
     set.next().is_none_or(|g| !matches!(g.value.as_str(), "off" | "false" | "no" | "n"))
+}
+
+/// What a migration calls the device in the slot at `base`.
+fn idstr<D: VirtioDevice>(base: u64) -> String {
+    format!("virtio-mmio@{base:016x}/{}", D::VMSD.name)
 }
 
 /// Make every slot.
@@ -142,7 +150,7 @@ pub(super) fn plug_all(
                 let virtio =
                     blk.plug(info, node.requests(), slot).map_err(|e| refused(device, e))?;
                 let cell = board.map(name, region.base, virtio);
-                board.manage(&cell);
+                board.manage(idstr::<Blk>(region.base), &cell);
                 nodes.push(node);
             }
             Some(Plug::Rng(device)) => {
@@ -158,11 +166,11 @@ pub(super) fn plug_all(
                     let line: TimerLine = board.timers.register(fired)?;
                     cell.addr().do_send(AssignTimer { slot: line.slot() });
                 }
-                board.manage(&cell);
+                board.manage(idstr::<Rng>(region.base), &cell);
             }
             Some(Plug::Serial(_, serial)) => {
                 let cell = board.map(name, region.base, serial.plug(slot));
-                board.manage(&cell);
+                board.manage(idstr::<Console>(region.base), &cell);
             }
         }
     }

@@ -25,7 +25,7 @@ const SINH: u64 = 1 << 61;
 const UINH: u64 = 1 << 60;
 
 /// `mhpmevent` without the filter bits for virtualised modes, which need H.
-pub(super) const HPM_EVENT_WRITABLE: u64 = !(3 << 58);
+pub(in crate::cpu) const HPM_EVENT_WRITABLE: u64 = !(3 << 58);
 
 fn now(hart: &Hart) -> u64 {
     hart.env.clock.now_ns()

@@ -1,6 +1,7 @@
 //! The vCPU actor: a hart on its own thread. Between slices of guest execution it polls its
 //! mailbox, whose waker is the kick that makes translated code return.
 
+mod migrate;
 mod sbi;
 mod start_line;
 #[cfg(test)]

@@ -6,6 +6,9 @@
 //! its own, a leaf under which only outlets to that hart's pending bits are sent to; both sides
 //! decide by the clock under it, so a `TimerFired` that a re-arm has overtaken changes nothing.
 
+mod state;
+
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,9 +25,21 @@ const MTIMECMP: u64 = 0x4000;
 const MTIME: u64 = 0xbff8;
 const MTIMECMP_END: u64 = MTIME;
 
+/// The level of a wire, asked of where it ends.
+#[derive(Clone)]
+pub struct WireLevel(pub Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for WireLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WireLevel({})", (self.0)())
+    }
+}
+
 /// What the device drives of one hart, and the timer slot it uses for it.
 #[derive(Debug)]
 pub struct HartWires {
+    /// Of `msip`: a migration brings it with the hart's pending bits, as in QEMU.
+    pub msip_level: WireLevel,
     /// Told `IrqLevel { line: hart, .. }`.
     pub msip: Outlet<IrqLevel>,
     /// Told `IrqLevel { line: hart, .. }`, under a lock: a fold into atomics, or a mailbox.
@@ -79,6 +94,7 @@ pub struct Aclint {
     mtimer: Arc<Mtimer>,
     harts: Vec<(Arc<HartTimer>, TimerLine)>,
     msip: Vec<(bool, Outlet<IrqLevel>)>,
+    msip_levels: Vec<WireLevel>,
 }
 
 impl Aclint {
@@ -87,6 +103,7 @@ impl Aclint {
         let mtimer = Arc::new(Mtimer { clock, offset: AtomicU64::new(0) });
         let mut harts = Vec::new();
         let mut msip = Vec::new();
+        let mut msip_levels = Vec::new();
         for (index, wires) in wires.into_iter().enumerate() {
             let hart = Arc::new(HartTimer {
                 compare: Mutex::default(),
@@ -103,8 +120,9 @@ impl Aclint {
             };
             harts.push((hart, wires.timer.connect(fired)));
             msip.push((false, wires.msip));
+            msip_levels.push(wires.msip_level);
         }
-        let aclint = Self { mtimer, harts, msip };
+        let aclint = Self { mtimer, harts, msip, msip_levels };
         aclint.evaluate_all();
         aclint
     }

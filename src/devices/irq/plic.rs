@@ -13,6 +13,8 @@
 //! "if a level-sensitive interrupt source is still asserted"), so nothing is lost between a
 //! driver's last look at its device and its completion.
 
+mod state;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -97,8 +99,9 @@ impl PlicState {
         best
     }
 
-    fn set_level(&mut self, source: usize, level: bool) {
-        if level && !bit(&self.level, source) {
+    fn set_level(&mut self, source: usize, level: bool, restoring: bool) {
+        let seen = restoring && bit(&self.claimed, source);
+        if level && !bit(&self.level, source) && !seen {
             set_bit(&mut self.pending, source, true);
         }
         set_bit(&mut self.level, source, level);
@@ -198,6 +201,9 @@ struct Wired {
     targets: Vec<Outlet<IrqLevel>>,
     /// The level last sent to each target.
     driven: Vec<bool>,
+    /// The state was loaded and the machine does not run yet: devices drive their lines to where
+    /// they were, which is no edge.
+    restoring: bool,
 }
 
 impl Wired {
@@ -225,6 +231,7 @@ impl PlicLines {
         Self(Mutex::new(Wired {
             state: PlicState::new(targets.len()),
             driven: vec![false; targets.len()],
+            restoring: false,
             targets,
         }))
     }
@@ -236,7 +243,8 @@ impl PlicLines {
             let source = line as usize;
             if (1..SOURCES).contains(&source) {
                 let mut wired = lines.0.lock();
-                wired.state.set_level(source, level);
+                let restoring = wired.restoring;
+                wired.state.set_level(source, level, restoring);
                 wired.drive();
             }
         })
@@ -281,6 +289,10 @@ impl Device for Plic {
         let level = wired.state.level;
         wired.state = PlicState { level, ..PlicState::new(wired.targets.len()) };
         wired.drive();
+    }
+
+    fn resume(&mut self) {
+        self.lines.0.lock().restoring = false;
     }
 }
 

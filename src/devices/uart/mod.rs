@@ -10,6 +10,7 @@
 //! acknowledged the transmitter stands still and THRE stays clear, so the guest waits.
 
 mod registers;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -152,6 +153,10 @@ impl Device for Uart {
             *deadline = None;
             line.arm(None);
         }
+        self.settle();
+    }
+
+    fn resume(&mut self) {
         self.settle();
     }
 

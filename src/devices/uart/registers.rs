@@ -22,16 +22,16 @@ pub(super) const IIR_THRI: u8 = 0x2;
 const IIR_RDI: u8 = 0x4;
 const IIR_RLSI: u8 = 0x6;
 const IIR_TIMEOUT: u8 = 0xc;
-const IIR_FIFO_ENABLED: u8 = 0xc0;
+pub(super) const IIR_FIFO_ENABLED: u8 = 0xc0;
 
 pub(super) const FCR_ENABLE: u8 = 1;
 pub(super) const FCR_CLEAR_RX: u8 = 2;
 pub(super) const FCR_CLEAR_TX: u8 = 4;
-const FCR_KEPT: u8 = 0xc9;
+pub(super) const FCR_KEPT: u8 = 0xc9;
 
 const LCR_DLAB: u8 = 0x80;
 const MCR_LOOP: u8 = 0x10;
-const MCR_MASK: u8 = 0x1f;
+pub(super) const MCR_MASK: u8 = 0x1f;
 
 pub(super) const LSR_DR: u8 = 0x01;
 pub(super) const LSR_OE: u8 = 0x02;
@@ -111,7 +111,7 @@ impl UartState {
         self.out.len() + self.in_flight
     }
 
-    fn fifo_enabled(&self) -> bool {
+    pub(super) fn fifo_enabled(&self) -> bool {
         self.fcr & FCR_ENABLE != 0
     }
 
@@ -223,7 +223,7 @@ impl UartState {
     }
 
     /// Note the divider and with it the line's speed; a speed that no line has changes nothing.
-    fn set_divider(&mut self, divider: u16) {
+    pub(super) fn set_divider(&mut self, divider: u16) {
         self.divider = divider;
         if divider != 0 {
             let parity = u64::from(self.lcr >> 3 & 1);

@@ -11,13 +11,14 @@ use actix::{Addr, Handler};
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use super::device::{VirtioDevice, VirtioState, guest_error};
+use super::device::{DeviceState, VirtioDevice, VirtioState, guest_error};
 use super::queue::Chain;
 use super::transport::VirtioMmio;
 use crate::actors::outlet::Outlet;
 use crate::block::message::{BlockDone, BlockInfo, BlockOp, BlockRequest, IoFailed};
 use crate::devices::dma::{DmaGate, GuestBuffer, Segment, gather, scatter, total_len};
 use crate::devices::shell::Shell;
+use crate::migration::vmstate::{Fields, StateError, Vmsd};
 
 /// Units of every sector number in the protocol.
 const SECTOR: u64 = 512;
@@ -384,8 +385,26 @@ fn answer(pending: &Pending, status: u32, state: &mut VirtioState) {
     }
 }
 
+/// Requests that a source holds back after an error (`werror=stop`); here there are none.
+#[derive(Debug)]
+pub struct HeldRequests;
+
+impl DeviceState for HeldRequests {
+    fn fields(&mut self, f: &mut dyn Fields) -> Result<(), StateError> {
+        let mut another = 0;
+        f.u8("request", &mut another)?;
+        if another != 0 {
+            let reason = "requests that the source holds back cannot be taken over".to_owned();
+            return Err(f.refuse("request", reason));
+        }
+        Ok(())
+    }
+}
+
 impl VirtioDevice for Blk {
     const NAME: &'static str = "virtio-blk";
+    const VMSD: Vmsd = Vmsd::new("virtio-blk", 2);
+    type State = HeldRequests;
     const ID: u32 = VIRTIO_ID_BLOCK;
     /// As QEMU: SCSI requests, which only legacy knows, have a fixed layout.
     const ANY_LAYOUT: bool = false;
@@ -516,6 +535,32 @@ impl VirtioDevice for Blk {
         self.disown(|_| true);
         self.waiting.clear();
         self.writeback = self.options.writeback;
+    }
+
+    /// The drive is drained when the machine has stopped.
+    fn save(&self, _: &VirtioState) -> Result<HeldRequests, StateError> {
+        match self.pending.iter().flatten().filter(|request| !request.orphan).count() {
+            0 => Ok(HeldRequests),
+            n => Err(StateError::Busy {
+                name: Self::VMSD.name,
+                reason: format!("{n} requests are under way"),
+            }),
+        }
+    }
+
+    fn load(
+        &mut self,
+        _: HeldRequests,
+        config: &[u8],
+        state: &mut VirtioState,
+    ) -> Result<(), StateError> {
+        // A source that has not shown its configuration space sends zeroes.
+        if config.iter().any(|&byte| byte != 0) {
+            self.writeback = config.get(CONFIG_WCE).is_some_and(|byte| byte & 1 != 0);
+        } else if state.is_driver_ok() {
+            self.driver_ok(state);
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,8 @@
 //! Nothing is lost: input flows only against credit that this device grants, and a chain of output
 //! goes back to the driver when the back end has acknowledged its last byte.
 
+mod state;
+
 use std::collections::VecDeque;
 
 use actix::{Addr, Handler};
@@ -17,6 +19,8 @@ use crate::chardev::message::{
 };
 use crate::devices::dma::{gather, scatter};
 use crate::devices::shell::Shell;
+use crate::migration::vmstate::{StateError, Vmsd};
+use state::ConsoleState;
 
 const F_MULTIPORT: u32 = 1;
 const F_EMERG_WRITE: u32 = 2;
@@ -72,6 +76,8 @@ struct Port {
     output: Option<(Chain, u64)>,
     /// A `CharOutput` is at the back end.
     writing: bool,
+    /// How much of the chain is in it.
+    offered: u64,
 }
 
 impl Port {
@@ -84,6 +90,7 @@ impl Port {
             credit: 0,
             output: None,
             writing: false,
+            offered: 0,
         }
     }
 
@@ -142,12 +149,14 @@ impl Port {
             }
             self.output = Some((chain, sent));
             self.writing = true;
+            self.offered = bytes.len() as u64;
             backend.output.do_send(CharOutput(bytes));
         }
     }
 
     fn written(&mut self, count: usize, state: &mut VirtioState) {
         self.writing = false;
+        self.offered = 0;
         if let Some((_, sent)) = &mut self.output {
             *sent += count as u64;
         }
@@ -157,6 +166,7 @@ impl Port {
     fn reset(&mut self) {
         self.guest_open = false;
         self.output = None;
+        self.offered = 0;
     }
 }
 
@@ -297,6 +307,8 @@ impl Console {
 
 impl VirtioDevice for Console {
     const NAME: &'static str = "virtio-serial-bus";
+    const VMSD: Vmsd = Vmsd::new("virtio-console", 3);
+    type State = ConsoleState;
     const ID: u32 = VIRTIO_ID_CONSOLE;
 
     fn features(&self) -> u64 {
@@ -378,6 +390,7 @@ impl VirtioDevice for Console {
     fn queue_reset(&mut self, queue: usize) {
         if let Some(port) = self.port_of_queue(queue).filter(|_| queue & 1 == 1) {
             port.output = None;
+            port.offered = 0;
         }
     }
 
@@ -385,6 +398,19 @@ impl VirtioDevice for Console {
     fn reset(&mut self, _: &mut VirtioState) {
         self.control.clear();
         self.ports.iter_mut().for_each(Port::reset);
+    }
+
+    fn save(&self, _: &VirtioState) -> Result<ConsoleState, StateError> {
+        Ok(ConsoleState::of(self))
+    }
+
+    fn load(
+        &mut self,
+        loaded: ConsoleState,
+        _: &[u8],
+        state: &mut VirtioState,
+    ) -> Result<(), StateError> {
+        loaded.restore(self, state)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
 use crate::devices::shell::Shell;
 use crate::machine::memory::{GuestRam, RamError};
+use crate::migration::vmstate::{Fields, StateError, Vmsd};
 
 /// Interrupt status bit: a buffer was used.
 const ISR_QUEUE: u8 = 1;
@@ -36,6 +37,10 @@ pub trait VirtioDevice: Send + Sized + Unpin + 'static {
     const NAME: &'static str;
     /// Device ID (virtio 1.2 §5).
     const ID: u32;
+    /// Name and versions of the state that travels.
+    const VMSD: Vmsd;
+    /// The device's own part of it.
+    type State: DeviceState;
     /// Whether a legacy driver may frame requests as it likes (VIRTIO_F_ANY_LAYOUT).
     const ANY_LAYOUT: bool = true;
 
@@ -73,6 +78,35 @@ pub trait VirtioDevice: Send + Sized + Unpin + 'static {
 
     /// Back to the state after power-on. The queues are reset by the transport.
     fn reset(&mut self, state: &mut VirtioState);
+
+    /// The device's own state. `state` is for what of it the queues know.
+    fn save(&self, state: &VirtioState) -> Result<Self::State, StateError>;
+
+    /// Requests taken from `queue` of which nothing travels: they are taken again.
+    fn untaken(&self, _queue: usize) -> u16 {
+        0
+    }
+
+    /// Be in this state; the queues and the features are there already, and `config` is the
+    /// configuration space as the source last showed it. Every queue is notified when the machine
+    /// runs.
+    fn load(
+        &mut self,
+        loaded: Self::State,
+        config: &[u8],
+        state: &mut VirtioState,
+    ) -> Result<(), StateError>;
+}
+
+/// A device's own part of the state that travels.
+pub trait DeviceState {
+    /// What follows the queues (QEMU's `save`).
+    fn fields(&mut self, f: &mut dyn Fields) -> Result<(), StateError>;
+
+    /// Subsections that QEMU does not have.
+    fn subsections(&mut self, _: &mut dyn Fields) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 /// The transport's side of a device.
@@ -90,7 +124,7 @@ pub struct VirtioState {
     /// Configuration changes so far.
     pub(super) generation: u32,
     /// The driver broke the rules: nothing moves until it resets the device.
-    broken: bool,
+    pub(super) broken: bool,
     raised: bool,
 }
 
@@ -168,6 +202,11 @@ impl VirtioState {
             self.isr |= ISR_QUEUE;
             self.update_irq();
         }
+    }
+
+    /// Walk again a chain that was taken before a migration and is not given back.
+    pub fn chain_at(&self, queue: usize, head: u16) -> Option<Chain> {
+        self.queues.get(queue)?.chain_at(&self.ram, head).ok()
     }
 
     fn unless_broken<T>(&mut self, result: Result<T, QueueError>) -> Option<T> {

@@ -189,6 +189,30 @@ impl Virtqueue {
         Ok(Some(chain))
     }
 
+    /// The chain from `head`, which a migration brings along as taken.
+    pub fn chain_at(&self, ram: &GuestRam, head: u16) -> Result<Chain, QueueError> {
+        if head >= self.size {
+            return Err(QueueError::Head { head, size: self.size });
+        }
+        self.walk(ram, head)
+    }
+
+    /// Index of the next request to take.
+    pub fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    /// Go on with request `next_avail`, from the used index that is in memory. Whether that can
+    /// be: no more requests are out than the queue has room for.
+    pub fn resume_at(&mut self, ram: &GuestRam, next_avail: u16) -> bool {
+        self.next_avail = next_avail;
+        self.signalled = None;
+        let Ok(used) = ram.load_u16(self.used.wrapping_add(2)) else { return false };
+        self.next_used = used;
+        self.in_flight = next_avail.wrapping_sub(used);
+        self.in_flight <= self.size
+    }
+
     fn walk(&self, ram: &GuestRam, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain { head, readable: Vec::new(), writable: Vec::new() };
         let (mut table, mut len, mut index) = (self.desc, u32::from(self.size), head);

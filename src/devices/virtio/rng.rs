@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Addr, Handler, Message};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
-use super::device::{VirtioDevice, VirtioState};
+use super::device::{DeviceState, VirtioDevice, VirtioState};
 use super::entropy::{ENTROPY_MAX, Entropy, EntropyWanted};
 use super::queue::Chain;
 use super::transport::VirtioMmio;
@@ -15,6 +15,7 @@ use crate::actors::timer::{ArmTimer, TimerFired};
 use crate::devices::dma::scatter;
 use crate::devices::shell::Shell;
 use crate::machine::clock::VirtualClock;
+use crate::migration::vmstate::{Fields, StateError, Vmsd};
 
 const QUEUE_SIZE: u16 = 8;
 
@@ -102,8 +103,21 @@ impl Rng {
     }
 }
 
+/// The device has no state of its own that travels: a request that waits for entropy is made
+/// again, and a new period begins.
+#[derive(Debug)]
+pub struct NoState;
+
+impl DeviceState for NoState {
+    fn fields(&mut self, _: &mut dyn Fields) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
 impl VirtioDevice for Rng {
     const NAME: &'static str = "virtio-rng";
+    const VMSD: Vmsd = Vmsd::new("virtio-rng", 1);
+    type State = NoState;
     const ID: u32 = VIRTIO_ID_RNG;
 
     fn features(&self) -> u64 {
@@ -131,6 +145,19 @@ impl VirtioDevice for Rng {
     /// Entropy that was asked for still comes, and then serves nobody.
     fn reset(&mut self, _: &mut VirtioState) {
         self.queue_reset(0);
+    }
+
+    fn save(&self, _: &VirtioState) -> Result<NoState, StateError> {
+        Ok(NoState)
+    }
+
+    fn untaken(&self, _: usize) -> u16 {
+        u16::from(matches!(self.asked, Some(Some(_))))
+    }
+
+    fn load(&mut self, _: NoState, _: &[u8], _: &mut VirtioState) -> Result<(), StateError> {
+        self.queue_reset(0);
+        Ok(())
     }
 }
 

@@ -4,6 +4,8 @@
 //!
 //! Long because both interfaces share one register file.
 
+mod state;
+
 use std::sync::Arc;
 
 use actix::Addr;

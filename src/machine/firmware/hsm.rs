@@ -101,6 +101,21 @@ impl Hsm {
         }
     }
 
+    /// A hart's state number, and where it is to start, for a migration.
+    pub fn saved(&self, hart: u64) -> (u8, (u64, u64)) {
+        let Some(slot) = self.slot(hart) else { return (HartStatus::Stopped as u8, (0, 0)) };
+        let start = *slot.start.lock().unwrap_or_else(|e| e.into_inner());
+        (slot.status.load(Ordering::Acquire), start)
+    }
+
+    /// Be as `saved` said; an unknown state number is that of a stopped hart.
+    pub fn restore(&self, hart: u64, status: u8, start: (u64, u64)) {
+        if let Some(slot) = self.slot(hart) {
+            *slot.start.lock().unwrap_or_else(|e| e.into_inner()) = start;
+            self.set(hart, HartStatus::from_raw(status));
+        }
+    }
+
     /// The calling hart stops.
     pub fn stop(&self, hart: u64) {
         self.set(hart, HartStatus::Stopped);

@@ -55,6 +55,20 @@ impl FirmwareCounters {
         }
     }
 
+    /// Event code (0 for none), running, value of each counter, for a migration.
+    pub fn saved(&self) -> Vec<(u16, bool, u64)> {
+        let counters = self.counters.iter();
+        counters.map(|c| (c.event.map_or(0, |e| e as u16), c.running, c.value)).collect()
+    }
+
+    /// Be as `saved` said; an unknown event is none.
+    pub fn restore(&mut self, saved: &[(u16, bool, u64)]) {
+        for (counter, &(code, running, value)) in self.counters.iter_mut().zip(saved) {
+            let event = FirmwareEvent::from_index(0xf << 16 | u64::from(code));
+            *counter = Counter { event, running: running && event.is_some(), value };
+        }
+    }
+
     fn get(&self, index: u64) -> Result<&Counter, SbiError> {
         usize::try_from(index).ok().and_then(|i| self.counters.get(i)).ok_or(SbiError::InvalidParam)
     }

@@ -20,6 +20,7 @@ fn rig() -> Rig {
     let (msip, mtip, armed) = (Probe::new(), Probe::new(), Probe::new());
     let wires = (0..2)
         .map(|_| HartWires {
+            msip_level: WireLevel(Arc::new(|| false)),
             msip: msip.outlet(),
             mtip: mtip.outlet(),
             timer: TimerPort::played_by(armed.outlet()),
@@ -108,6 +109,7 @@ fn the_timer_raises_mtip_and_a_stale_one_does_not() {
     let (timers, thread) = Timers::start(Arc::clone(&clock), Outlet::Unconnected).unwrap();
     let mtip = Probe::new();
     let wires = HartWires {
+        msip_level: WireLevel(Arc::new(|| false)),
         msip: Outlet::Unconnected,
         mtip: mtip.outlet(),
         timer: timers.reserve().unwrap(),
