@@ -27,6 +27,8 @@ pub enum ImageError {
     Open { path: String, reason: IoFailed },
     #[error("'file' driver requires '{path}' to be a regular file")]
     NotAFile { path: String },
+    #[error("Could not read '{path}': {reason}")]
+    Read { path: String, reason: IoFailed },
     #[error("Could not get the size of '{path}': {reason}")]
     Size { path: String, reason: IoFailed },
     #[error("{lock}\nIs another process using the image [{path}]?")]
@@ -143,6 +145,16 @@ impl RawImage {
         self.cache
     }
 
+    /// All of the image, which must be small.
+    pub fn contents(&self) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = vec![0; usize::try_from(self.size).unwrap_or_default()];
+        self.read_chunk(0, &mut bytes).map_err(|errno| ImageError::Read {
+            path: self.path.display().to_string(),
+            reason: IoFailed(errno.raw_os_error()),
+        })?;
+        Ok(bytes)
+    }
+
     /// Carry a request out.
     pub(super) fn run(&self, op: &BlockOp, bounce: &mut Bounce) -> Result<(), IoFailed> {
         let result = match op {
@@ -152,6 +164,9 @@ impl RawImage {
             BlockOp::Write { offset, from, fua } => self
                 .write(*offset, from, bounce)
                 .and_then(|()| if *fua { self.flush() } else { Ok(()) }),
+            BlockOp::Store { offset, bytes } => {
+                self.file.write_all_at(bytes, *offset).map_err(|e| errno(&e))
+            }
             BlockOp::Discard { offset, len } => self.discard(*offset, *len),
             BlockOp::WriteZeroes { offset, len, may_unmap } => {
                 self.write_zeroes(*offset, *len, *may_unmap, bounce)

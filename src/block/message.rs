@@ -12,6 +12,8 @@ pub enum BlockOp {
     Read { offset: u64, into: GuestBuffer },
     /// Write the buffer to the drive; with `fua` it is on stable storage when answered.
     Write { offset: u64, from: GuestBuffer, fua: bool },
+    /// Write bytes that are not guest memory.
+    Store { offset: u64, bytes: Vec<u8> },
     /// Bring what was written to stable storage.
     Flush,
     /// The range's content no longer matters.

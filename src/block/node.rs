@@ -6,7 +6,7 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use super::image::{ImageError, RawImage};
 use super::lock::Permissions;
 use super::message::{BlockInfo, BlockRequest};
-use super::worker::{WorkQueue, Workers};
+use super::worker::{self, WorkQueue, Workers};
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume};
 use crate::actors::outlet::Outlet;
 use crate::machine::spec::DriveSpec;
@@ -48,10 +48,28 @@ impl Drive {
         self.image.lock(Permissions::of_device(!self.info.read_only, share_write))
     }
 
+    /// All of a small image.
+    pub fn contents(&self) -> Result<Vec<u8>, ImageError> {
+        self.image.contents()
+    }
+
     /// Make the actor, which the caller starts on an arbiter.
     pub fn into_node(self, failure: Outlet<ActorFailed>) -> Result<BlockNode, ImageError> {
+        self.node(failure, worker::THREADS_MAX)
+    }
+
+    /// Make the actor of a drive whose requests are carried out in order.
+    pub fn into_ordered_node(self, failure: Outlet<ActorFailed>) -> Result<BlockNode, ImageError> {
+        self.node(failure, 1)
+    }
+
+    fn node(
+        self,
+        failure: Outlet<ActorFailed>,
+        most_threads: usize,
+    ) -> Result<BlockNode, ImageError> {
         let path = self.image.path().display().to_string();
-        let workers = Workers::start(self.image, failure)
+        let workers = Workers::start(self.image, failure, most_threads)
             .map_err(|e| ImageError::Thread { path, reason: (&e).into() })?;
         Ok(BlockNode { workers })
     }

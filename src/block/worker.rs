@@ -19,8 +19,8 @@ use crate::actors::context::panic_reason;
 use crate::actors::message::ActorFailed;
 use crate::actors::outlet::Outlet;
 
-/// Threads a drive has at most.
-const THREADS_MAX: usize = 4;
+/// Threads a drive has at most, unless told otherwise.
+pub(super) const THREADS_MAX: usize = 4;
 
 #[derive(Default)]
 struct State {
@@ -30,6 +30,7 @@ struct State {
     /// Threads that wait for work.
     idle: usize,
     threads: usize,
+    most_threads: usize,
     /// Requests wait until `resume`.
     held: bool,
     /// Who is told when nothing is waiting and nothing runs.
@@ -71,8 +72,12 @@ impl fmt::Debug for Workers {
 
 impl Workers {
     /// Start the first thread.
-    pub(super) fn start(image: RawImage, failure: Outlet<ActorFailed>) -> io::Result<Self> {
-        let state = Mutex::new(State { threads: 1, ..State::default() });
+    pub(super) fn start(
+        image: RawImage,
+        failure: Outlet<ActorFailed>,
+        most_threads: usize,
+    ) -> io::Result<Self> {
+        let state = Mutex::new(State { threads: 1, most_threads, ..State::default() });
         let shared = Arc::new(Shared { state, work: Condvar::new(), image, failure });
         spawn(&shared)?;
         Ok(Self(shared))
@@ -145,7 +150,7 @@ fn serve(shared: &Arc<Shared>) {
         if !state.waiting.is_empty() {
             if state.idle > 0 {
                 shared.work.notify_one();
-            } else if state.threads < THREADS_MAX && spawn(shared).is_ok() {
+            } else if state.threads < state.most_threads && spawn(shared).is_ok() {
                 state.threads += 1;
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::opts::Opts;
 use super::{CliError, Given, OptionError, Step, refused, value};
 use crate::machine::spec::{
-    Accel, BootSpec, DEFAULT_RAM_SIZE, Firmware, MAX_CPUS, MachineSpec, ObjectKind, Smp,
+    Accel, BootSpec, DEFAULT_RAM_SIZE, Firmware, FlashSpec, MAX_CPUS, MachineSpec, ObjectKind, Smp,
 };
 
 /// RAM is a multiple of this, as on QEMU.
@@ -63,6 +63,8 @@ const MACHINE_PROPERTIES: &str = "virt-machine options:\n  \
     mem-merge=<bool>       - only off: RAM is not merged with other processes'\n  \
     memory-backend=<string> - identifier of a memory-backend-ram object\n  \
     memory.size=<size>     - as -m\n  \
+    pflash0=<string>       - drive of the first bank of flash\n  \
+    pflash1=<string>       - drive of the second bank of flash\n  \
     smp.<key>              - as -smp\n  \
     usb=<bool>             - only off: there is no USB controller\n";
 
@@ -374,6 +376,11 @@ fn machine_property(spec: &mut MachineSpec, key: &str, text: &str) -> Result<(),
         "aclint" => spec.machine.aclint = value::switch(key, text)?,
         "dumpdtb" => spec.machine.dumpdtb = Some(text.into()),
         "memory-backend" => spec.machine.memory_backend = Some(text.into()),
+        "pflash0" | "pflash1" => {
+            let origin = format!("-machine {key}={text}");
+            let bank = usize::from(key == "pflash1");
+            spec.machine.flash[bank] = Some(FlashSpec { drive: text.into(), origin });
+        }
         "dump-guest-core" => spec.machine.dump_guest_core = value::switch(key, text)?,
         "acpi" => only_off("there are no ACPI tables")?,
         "iommu-sys" => only_off("there is no IOMMU")?,

@@ -3,7 +3,8 @@
 use super::opts::Opts;
 use super::{CliError, OptionError, refused, value};
 use crate::machine::spec::{
-    CacheMode, DeviceSpec, DriveFormat, DriveInterface, DriveSpec, ErrorAction, MachineSpec,
+    CacheMode, DeviceSpec, DriveFormat, DriveInterface, DriveSpec, ErrorAction, FlashSpec,
+    MachineSpec,
 };
 
 /// Formats of QEMU that cannot be opened here.
@@ -11,7 +12,7 @@ const UNAVAILABLE_FORMATS: [&str; 10] =
     ["bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed", "vdi", "vmdk"];
 
 /// Interfaces of QEMU that the machine has not.
-const UNAVAILABLE_INTERFACES: [&str; 7] = ["ide", "scsi", "floppy", "pflash", "mtd", "sd", "xen"];
+const UNAVAILABLE_INTERFACES: [&str; 6] = ["ide", "scsi", "floppy", "mtd", "sd", "xen"];
 
 /// The drives so far.
 #[derive(Debug, Default)]
@@ -40,17 +41,113 @@ impl Disks {
         self.add(opts, origin)
     }
 
+    /// `-pflash`.
+    pub fn flash(&mut self, file: &str, origin: &str) -> Result<(), OptionError> {
+        let mut opts = Opts::default();
+        opts.items.push(("if".into(), "pflash".into()));
+        opts.items.push(("file".into(), file.into()));
+        self.add(opts, origin)
+    }
+
+    /// `-blockdev`: a node of a raw image; one on another node is that image by another name.
+    pub fn blockdev(&mut self, text: &str, origin: &str) -> Result<(), OptionError> {
+        let mut opts = Opts::parse_or_json(text, "driver")?;
+        let driver = opts.take("driver").ok_or(OptionError::Missing { name: "driver".into() })?;
+        let id = match opts.take("node-name") {
+            Some(name) => value::identifier(&name)?,
+            None => return refused("'node-name' must be specified for the root node"),
+        };
+        if self.drives.iter().any(|drive| drive.id == id) {
+            return refused(format!("Duplicate nodes with node-name='{id}'"));
+        }
+        let (prefix, base) = match (driver.as_str(), opts.take("file")) {
+            ("file", None) => ("", None),
+            ("raw", None) => ("file.", None),
+            ("raw", Some(node)) => {
+                let base = self.drives.iter().find(|drive| drive.id == node);
+                let unknown = || {
+                    let sentence = format!("Cannot find device='' nor node-name='{node}'");
+                    OptionError::Refused(sentence)
+                };
+                ("", Some(base.ok_or_else(unknown)?.clone()))
+            }
+            (name, _) if UNAVAILABLE_FORMATS.contains(&name) => {
+                return refused(format!("format '{name}' is not available (valid: raw)"));
+            }
+            _ => return refused(format!("Unknown driver '{driver}' (valid: raw, file)")),
+        };
+        if prefix == "file." {
+            match opts.take("file.driver").as_deref() {
+                Some("file") => {}
+                None => return Err(OptionError::Missing { name: "file.driver".into() }),
+                Some(other) => {
+                    return refused(format!("Unknown driver '{other}' (valid: file)"));
+                }
+            }
+        }
+        let file = match &base {
+            Some(base) => base.file.clone(),
+            None => match opts.take(&format!("{prefix}filename")) {
+                Some(file) => file.into(),
+                None => {
+                    return Err(OptionError::Missing { name: format!("{prefix}filename") });
+                }
+            },
+        };
+        let read_only = opts.take_switch("read-only")?.unwrap_or(false)
+            || base.as_ref().is_some_and(|base| base.read_only);
+        let mut cache = base.as_ref().map(|base| base.cache).unwrap_or_default();
+        for name in ["cache.direct", "file.cache.direct"] {
+            cache.direct |= opts.take_switch(name)?.unwrap_or(false);
+        }
+        for name in ["cache.no-flush", "file.cache.no-flush"] {
+            cache.no_flush |= opts.take_switch(name)?.unwrap_or(false);
+        }
+        let discard = match opts.take("discard").as_deref() {
+            None => base.is_some_and(|base| base.discard),
+            Some("ignore") => false,
+            Some("unmap") => true,
+            Some(other) => {
+                return Err(OptionError::NotAccepted {
+                    name: "discard".into(),
+                    value: other.into(),
+                    allowed: "ignore, unmap".into(),
+                });
+            }
+        };
+        if let Some((name, _)) = opts.items.first() {
+            return Err(OptionError::Unexpected { name: name.clone() });
+        }
+        self.drives.push(DriveSpec {
+            id,
+            interface: DriveInterface::None,
+            index: u32::MAX,
+            file,
+            format: Some(DriveFormat::Raw),
+            read_only,
+            cache,
+            discard,
+            write_error: ErrorAction::Enospc,
+            read_error: ErrorAction::Report,
+            origin: origin.into(),
+        });
+        Ok(())
+    }
+
     fn add(&mut self, mut opts: Opts, origin: &str) -> Result<(), OptionError> {
         let interface = match opts.take("if").as_deref() {
             None | Some("virtio") => DriveInterface::Virtio,
             Some("none") => DriveInterface::None,
+            Some("pflash") => DriveInterface::Pflash,
             Some(name) if UNAVAILABLE_INTERFACES.contains(&name) => {
                 return refused(format!(
-                    "machine type does not support if={name} (valid: none, virtio)"
+                    "machine type does not support if={name} (valid: none, virtio, pflash)"
                 ));
             }
             Some(name) => {
-                return refused(format!("unsupported bus type '{name}' (valid: none, virtio)"));
+                return refused(format!(
+                    "unsupported bus type '{name}' (valid: none, virtio, pflash)"
+                ));
             }
         };
         match opts.take("media").as_deref() {
@@ -59,9 +156,13 @@ impl Disks {
             Some(other) => return refused(format!("'{other}' invalid media (valid: disk)")),
         }
         let index = self.index(interface, &mut opts)?;
+        if interface == DriveInterface::Pflash && index >= 2 {
+            return refused(format!("machine type does not support if=pflash,bus=0,unit={index}"));
+        }
         let id = match opts.take("id") {
             Some(id) => value::identifier(&id)?,
             None if interface == DriveInterface::Virtio => format!("virtio{index}"),
+            None if interface == DriveInterface::Pflash => format!("pflash{index}"),
             None => format!("none{index}"),
         };
         if self.drives.iter().any(|drive| drive.id == id) {
@@ -166,6 +267,15 @@ impl Disks {
     pub fn finish(&mut self, spec: &mut MachineSpec) -> Result<(), CliError> {
         spec.drives = std::mem::take(&mut self.drives);
         for drive in &spec.drives {
+            if drive.interface == DriveInterface::Pflash
+                && let Some(bank) = spec.machine.flash.get_mut(drive.index as usize)
+            {
+                if bank.is_some() {
+                    let clash = OptionError::Refused("clashes with -machine".into());
+                    return Err(clash.at(&drive.origin));
+                }
+                *bank = Some(FlashSpec { drive: drive.id.clone(), origin: drive.origin.clone() });
+            }
             if drive.interface == DriveInterface::Virtio {
                 spec.devices.push(DeviceSpec {
                     driver: "virtio-blk-device".into(),

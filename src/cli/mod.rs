@@ -246,6 +246,8 @@ impl Session {
             }
             "fw_cfg" => models::fw_cfg(text, origin, &mut self.spec.fw_cfg, &mut self.warnings)?,
             "drive" => self.disks.drive(text, origin, &mut self.warnings)?,
+            "pflash" => self.disks.flash(text, origin)?,
+            "blockdev" => self.disks.blockdev(text, origin)?,
             "hda" | "disk_image" => self.disks.image(0, text, origin)?,
             "hdb" => self.disks.image(1, text, origin)?,
             "hdc" => self.disks.image(2, text, origin)?,

@@ -81,12 +81,20 @@ const OPTIONS: &[(&str, &[Row])] = &[
         &[
             row(
                 "drive",
-                "[file=FILE][,if=none|virtio][,format=raw][,id=ID]...",
+                "[file=FILE][,if=none|virtio|pflash][,format=raw][,id=ID]...",
                 "disk image\n\
                  index=N readonly=on|off discard=ignore|unmap\n\
                  cache=writethrough|writeback|none|directsync|unsafe\n\
                  werror=ignore|stop|report|enospc rerror=ignore|stop|report",
             ),
+            row(
+                "blockdev",
+                "[driver=]file|raw,node-name=NAME[,prop=value...]",
+                "block node, which devices and -machine pflash0= take by name\n\
+                 filename=FILE (file.driver=file,file.filename=FILE for raw)\n\
+                 read-only=on|off discard=ignore|unmap cache.direct=on|off",
+            ),
+            row("pflash", "FILE", "image of the next bank of flash"),
             row("hda", "FILE", "image of disk 0"),
             row("hdb", "FILE", "image of disk 1"),
             row("hdc", "FILE", "image of disk 2"),
@@ -186,7 +194,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
         &[
             refused("add-fd", "value", "descriptor sets are not available"),
             refused("audio|audiodev", "value", "the machine has no sound device"),
-            refused("blockdev", "value", "block nodes are not available; use -drive"),
             refused("cdrom", "value", "the machine has no CD-ROM drive; use -drive with if=virtio"),
             refused("compat", "value", "compatibility policies are not available"),
             refused(
@@ -209,7 +216,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("loadvm", "value", "snapshots are not available"),
             refused("mem-path", "value", "RAM in a file is not available"),
             refused("mem-prealloc", "", "RAM is allocated when it is touched"),
-            refused("mtdblock|sd|pflash", "value", "flash images are not available"),
+            refused("mtdblock|sd", "value", "the machine has no such memory"),
             refused("netdev", "value", "network devices are not available; only -nic none"),
             refused("numa", "value", "NUMA nodes are not available"),
             refused("only-migratable", "", "migration is not available"),

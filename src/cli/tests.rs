@@ -217,7 +217,10 @@ fn refusals_of_our_own() {
         ("-sandbox on", "system calls cannot be filtered; only -sandbox off"),
         ("-chardev foo,id=a", "'foo' is not a valid char driver name (valid: file, mux, null,"),
         ("-chardev null,id=1a", "Parameter 'id' expects an identifier (letters, digits,"),
-        ("-drive file=x,if=ide", "machine type does not support if=ide (valid: none, virtio)"),
+        (
+            "-drive file=x,if=ide",
+            "machine type does not support if=ide (valid: none, virtio, pflash)",
+        ),
         ("-drive file=x,format=qcow2", "format 'qcow2' is not available (valid: raw)"),
         ("-drive file=x,cache=foo", "invalid cache option (valid: none, writeback,"),
         ("-rtc base=foo", "invalid datetime format 'foo' (valid: utc, localtime,"),

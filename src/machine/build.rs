@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use actix::prelude::*;
 
 use super::clock::{TIMEBASE_HZ, VirtualClock};
+use super::drives::Drives;
 use super::fdt::{self, FdtInput, FdtIsa};
 use super::firmware::hsm::Hsm;
 use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
@@ -16,7 +17,7 @@ use super::memory_map as map;
 use super::message::{MachineTree, RequestReset, RequestShutdown, VmError};
 use super::spec::{self, Firmware, MachineSpec};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
-use super::{fw_cfg_items, localtime, tree, virtio_slots};
+use super::{flash_banks, fw_cfg_items, localtime, tree, virtio_slots};
 use crate::actors::cell::DeviceCell;
 use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
@@ -26,7 +27,7 @@ use crate::block::node::BlockNode;
 use crate::chardev::message::CharBackend;
 use crate::cpu::hart::{ArmStimer, HartEnv};
 use crate::cpu::inbox::{Peer, Peers};
-use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP};
+use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP, SSIP};
 use crate::cpu::isa::IsaConfig;
 use crate::cpu::vcpu::{
     Accel, BuiltinFirmware, HartStart, StartLine, Vcpu, VcpuError, VcpuParts, VcpuThread,
@@ -37,6 +38,7 @@ use crate::devices::finisher::Finisher;
 use crate::devices::fw_cfg::FwCfgError;
 use crate::devices::irq::aclint::{Aclint, HartWires, WireLevel};
 use crate::devices::irq::plic::{Plic, PlicLines};
+use crate::devices::irq::sswi::Sswi;
 use crate::devices::rom::Rom;
 use crate::devices::rtc::{Rtc, WallClock};
 use crate::devices::shell::{Device, Migrate, Shell};
@@ -69,8 +71,6 @@ pub enum BuildError {
     Device { origin: String, reason: String },
     #[error("fw_cfg: {0}")]
     FwCfgItem(#[from] FwCfgError),
-    #[error("-machine aclint=on: the ACLINT's SSWI is not implemented; use aclint=off")]
-    NoSswi,
 }
 
 /// What the machine is connected to.
@@ -144,6 +144,11 @@ impl Board {
     ) {
         let source = StateSource::of(idstr, 0, D::State::VMSD, &cell.addr());
         self.sections.sources.push(source);
+        self.oversee(cell);
+    }
+
+    /// Have the `Vm` reset, pause and resume a device.
+    pub(super) fn oversee<D: Device + Send>(&mut self, cell: &DeviceCell<Shell<D>>) {
         self.lifecycles.push(Lifecycle::of(cell.name(), &cell.addr()));
     }
 }
@@ -166,7 +171,7 @@ pub fn device_tree(spec: &MachineSpec, isa: &IsaConfig) -> super::devicetree::De
             cbop_block: block(isa.zicbop),
             pmu_counters: isa.pmu_mask,
         },
-        has_flash: false,
+        has_flash: true,
         aclint: spec.machine.aclint,
         rng_seed,
     })
@@ -207,7 +212,7 @@ pub fn boot_plan(
         firmware: &spec.firmware,
         kernel,
         initrd: spec.initrd.as_deref(),
-        has_flash_image: false,
+        has_flash_image: spec.machine.flash[0].is_some(),
         append: spec.append.as_deref(),
         loaders: &spec.loaders,
         tree,
@@ -223,9 +228,6 @@ pub fn build(
     let harts = spec.smp.cpus;
     if harts > MAX_HARTS {
         return Err(BuildError::TooManyHarts(harts));
-    }
-    if spec.machine.aclint {
-        return Err(BuildError::NoSswi);
     }
     let plan = boot_plan(spec, isa, connections.embedded_guest)?;
     let ram = Arc::new(GuestRam::new(RAM_BASE, spec.ram_size)?);
@@ -325,6 +327,12 @@ fn hart_line(peer: &Peer, bit: u64) -> Outlet<IrqLevel> {
     Outlet::fold(move |message: IrqLevel| irq.set_lines(bit, message.level))
 }
 
+/// An outlet that makes a hart's supervisor software interrupt pending.
+fn software_interrupt(peer: &Peer) -> Outlet<IrqLevel> {
+    let irq = Arc::clone(&peer.irq);
+    Outlet::fold(move |message: IrqLevel| irq.set_soft(SSIP, message.level))
+}
+
 fn devices(
     board: &mut Board,
     spec: &MachineSpec,
@@ -363,6 +371,10 @@ fn devices(
     let aclint = Aclint::new(Arc::clone(&clock), wires);
     let aclint = board.map("riscv.aclint", map::CLINT.base, aclint);
     board.manage("riscv_mtimer", &aclint);
+    if spec.machine.aclint {
+        let harts = peers.0.iter().map(software_interrupt).collect();
+        board.map("riscv.aclint.swi", map::ACLINT_SSWI.base, Sswi::new(harts));
+    }
 
     let plic = Plic::new(Arc::clone(&lines));
     let plic = board.map("riscv.sifive.plic", map::PLIC.base, plic);
@@ -387,7 +399,9 @@ fn devices(
     let rtc = board.map("goldfish_rtc", map::RTC.base, rtc);
     board.manage("goldfish_rtc", &rtc);
 
-    let blocks = virtio_slots::plug_all(board, spec, ram, &irq, chardevs)?;
+    let mut drives = Drives::open(spec)?;
+    let mut blocks = flash_banks::plug(board, spec, &mut drives)?;
+    blocks.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
     Ok((uart.recipient(), blocks))
 }
 

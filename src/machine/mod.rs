@@ -5,8 +5,10 @@ pub mod build;
 pub mod clock;
 pub mod devicetree;
 pub mod dirty_log;
+mod drives;
 pub mod fdt;
 pub mod firmware;
+mod flash_banks;
 mod fw_cfg_items;
 /// The guest that runs when there is nothing else to run.
 #[path = "../../guests/greeter/mod.rs"]

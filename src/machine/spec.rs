@@ -80,11 +80,28 @@ pub struct MachineOptions {
     pub memory_backend: Option<String>,
     /// `dump-guest-core=off`: guest RAM is left out of a core dump of the process.
     pub dump_guest_core: bool,
+    /// The drives behind the banks of flash.
+    pub flash: [Option<FlashSpec>; 2],
+}
+
+/// `pflash0=`, `pflash1=` or `-drive if=pflash`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlashSpec {
+    /// Identifier of the drive.
+    pub drive: String,
+    /// The option as written, for messages.
+    pub origin: String,
 }
 
 impl Default for MachineOptions {
     fn default() -> Self {
-        Self { aclint: false, dumpdtb: None, memory_backend: None, dump_guest_core: true }
+        Self {
+            aclint: false,
+            dumpdtb: None,
+            memory_backend: None,
+            dump_guest_core: true,
+            flash: [None, None],
+        }
     }
 }
 
@@ -207,6 +224,8 @@ pub enum DriveInterface {
     None,
     /// The command line adds a `virtio-blk-device` for it to `devices`.
     Virtio,
+    /// It is the bank of flash of its index.
+    Pflash,
 }
 
 /// `format=`.

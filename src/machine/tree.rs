@@ -11,6 +11,7 @@ fn type_name(region: &str) -> &str {
         "serial" => "serial-mm",
         "fw_cfg" => "fw_cfg_mem",
         "riscv.aclint" => "riscv.aclint.mtimer",
+        "virt.flash0" | "virt.flash1" => "cfi.pflash01",
         other => other,
     }
 }
@@ -20,7 +21,11 @@ pub(super) fn describe(spec: &MachineSpec, regions: &[Region]) -> MachineTree {
     let node = |region: &Region| MemoryNode {
         start: region.range.start,
         end_inclusive: region.range.end - 1,
-        kind: if region.name.ends_with(".mrom") { "rom" } else { "i/o" },
+        kind: match &region.name {
+            name if name.ends_with(".mrom") => "rom",
+            name if name.starts_with("virt.flash") => "romd",
+            _ => "i/o",
+        },
         name: region.name.clone(),
     };
     let ram = MemoryNode {

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use super::build::{Board, BuildError};
+use super::drives::Drives;
 use super::memory::GuestRam;
 use super::memory_map as map;
 use super::spec::{DeviceSpec, GlobalSpec, MachineSpec, ObjectKind};
 use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::TimerLine;
-use crate::block::node::{BlockNode, Drive};
+use crate::block::node::BlockNode;
 use crate::chardev::message::CharBackend;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
@@ -63,6 +64,7 @@ pub(super) fn plug_all(
     ram: &Arc<GuestRam>,
     irq: &Outlet<IrqLevel>,
     chardevs: Chardevs<'_>,
+    drives: &mut Drives,
 ) -> Result<Vec<BlockNode>, BuildError> {
     let mut plugs = Vec::new();
     for device in &spec.devices {
@@ -110,14 +112,6 @@ pub(super) fn plug_all(
     {
         return Err(refused(d, format!("No 'virtio-bus' bus found for device '{}'", d.driver)));
     }
-    let mut drives = Vec::new();
-    for drive in &spec.drives {
-        let open = Drive::open(drive);
-        drives.push(Some(open.map_err(|e| BuildError::Device {
-            origin: drive.origin.clone(),
-            reason: e.to_string(),
-        })?));
-    }
 
     let legacy = force_legacy(spec);
     let mut nodes = Vec::new();
@@ -134,15 +128,8 @@ pub(super) fn plug_all(
             Some(Plug::Blk(device)) => {
                 let given: &Properties = &properties(spec, device);
                 let blk = create::blk(given).map_err(|e| refused(device, e))?;
-                let position = spec.drives.iter().position(|d| d.id == blk.drive);
-                let drive = position.and_then(|i| drives.get_mut(i)).ok_or_else(|| {
-                    let property = "Property 'virtio-blk-device.drive'";
-                    refused(device, format!("{property} can't find value '{}'", blk.drive))
-                })?;
-                let mut drive = drive.take().ok_or_else(|| {
-                    let text = "is already in use by another block device";
-                    refused(device, format!("Drive '{}' {text}", blk.drive))
-                })?;
+                let taken = drives.take("virtio-blk-device.drive", &blk.drive);
+                let mut drive = taken.map_err(|e| refused(device, e))?;
                 drive.attach(blk.share_write).map_err(|e| refused(device, e))?;
                 let info = drive.info();
                 let node =

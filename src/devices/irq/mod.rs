@@ -2,6 +2,7 @@
 
 pub mod aclint;
 pub mod plic;
+pub mod sswi;
 
 use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
