@@ -6,6 +6,7 @@ use actix::Message;
 use serde_json::Value;
 
 use super::capability::Capabilities;
+use super::channel::Address;
 use super::parameters::Parameters;
 use super::status::{ErrorDesc, MigrationState};
 
@@ -125,3 +126,32 @@ pub struct Ping;
 
 /// What refuses every migration of this machine, in QEMU's words.
 pub type Blockers = Arc<[String]>;
+
+/// Monitor → source: start (`migrate`). Channels that are opened on the spot (fd, file, exec)
+/// answer their failure here as well as by `Failed`; for the others the answer is at once.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct StartMigration {
+    pub address: Address,
+    pub settings: Settings,
+    /// Go on with a postcopy that lost its connection.
+    pub resume: bool,
+}
+
+/// Monitor → destination: listen and load (`-incoming URI`, `migrate-incoming`). Answered when it
+/// listens or could not.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct StartIncoming {
+    pub address: Address,
+    pub settings: Settings,
+    /// End the process with code 1 when it fails.
+    pub exit_on_error: bool,
+}
+
+/// Monitor → destination: `migrate-recover`: listen anew for a paused postcopy.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), ErrorDesc>")]
+pub struct RecoverIncoming {
+    pub address: Address,
+}

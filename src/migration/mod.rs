@@ -10,9 +10,15 @@
 pub mod cache;
 pub mod capability;
 pub mod channel;
+pub mod destination;
 pub mod message;
 pub mod parameters;
+pub mod return_path;
 pub mod sections;
+pub mod source;
 pub mod status;
 pub mod stream;
 pub mod vmstate;
+
+#[cfg(test)]
+mod tests;

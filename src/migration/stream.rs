@@ -194,8 +194,13 @@ pub fn put_name(out: &mut Vec<u8>, name: &str) {
     out.extend(name.as_bytes());
 }
 
-/// Most bytes kept of what has been read and not taken.
+/// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
+/// Longest section whose length is not known before it has been parsed.
+const SECTION_MAX: usize = 8 << 20;
+
+/// An `Input` from anywhere.
+pub type StreamInput = Input<Box<dyn Read + Send>>;
 
 /// The reading end of a stream.
 pub struct Input<R> {
@@ -231,25 +236,50 @@ impl<R: Read> Input<R> {
     pub fn take(&mut self, length: usize) -> Result<&[u8], LoadError> {
         debug_assert!(length <= 64 << 10);
         while self.end - self.start < length {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                self.end -= self.start;
-                self.start = 0;
-            }
-            match self.from.read(&mut self.buffer[self.end..]) {
-                Ok(0) => {
-                    let at = self.position + (self.end - self.start) as u64;
-                    return Err(LoadError::io(format!("the stream ends after {at} bytes")));
-                }
-                Ok(more) => self.end += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(LoadError::io(error.to_string())),
-            }
+            self.more()?;
         }
         let taken = self.start..self.start + length;
         self.start += length;
         self.position += length as u64;
         Ok(&self.buffer[taken])
+    }
+
+    /// What has been read and not taken yet.
+    pub fn ahead(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Have at least one byte more ahead.
+    pub fn more(&mut self) -> Result<(), LoadError> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.buffer.len() {
+            if self.end >= SECTION_MAX {
+                return Err(LoadError::invalid(format!(
+                    "a section of more than {SECTION_MAX} bytes"
+                )));
+            }
+            let mut larger = vec![0; self.end * 2];
+            larger[..self.end].copy_from_slice(&self.buffer);
+            self.buffer = larger.into();
+        }
+        loop {
+            match self.from.read(&mut self.buffer[self.end..]) {
+                Ok(0) => {
+                    let at = self.position + (self.end - self.start) as u64;
+                    return Err(LoadError::io(format!("the stream ends after {at} bytes")));
+                }
+                Ok(more) => {
+                    self.end += more;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(LoadError::io(error.to_string())),
+            }
+        }
     }
 
     /// Fill `out`, of any length.

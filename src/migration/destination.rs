@@ -1,0 +1,255 @@
+//! The incoming side: an actor that listens, has the stream loaded on a thread of its own, and
+//! starts the machine.
+//!
+//! Loading blocks (it reads a socket and copies memory), so it is the one part of a migration that
+//! is not a task of an arbiter. What the thread does with the machine goes through messages and
+//! through guest RAM; the machine does not run, so nobody else does.
+
+mod load;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use serde_json::Value;
+use tokio::runtime::Handle as Runtime;
+
+use super::channel::{Address, Channel, ChannelControl};
+use super::message::{
+    MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side, StartIncoming,
+};
+use super::sections::Sections;
+use super::status::{ErrorDesc, MigrationState, MigrationStatus};
+use super::stream::{LoadError, StreamInput};
+use crate::actors::outlet::Outlet;
+use crate::machine::message::Arrived;
+use crate::machine::vm::Exited;
+use load::Load;
+
+/// Why there is no channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AcceptError {
+    /// This connection came to nothing (a handshake that failed); others may come.
+    Connection(ErrorDesc),
+    /// None will come.
+    Final(ErrorDesc),
+}
+
+/// A listener's next channel.
+pub type Accepting<'a> = Pin<Box<dyn Future<Output = Result<Channel, AcceptError>> + Send + 'a>>;
+
+/// What listens.
+pub trait Accept: Send {
+    /// QAPI `SocketAddress` each.
+    fn addresses(&self) -> Vec<Value>;
+    fn accept(&mut self) -> Accepting<'_>;
+}
+
+/// A listener that is being made.
+pub type Listening = Pin<Box<dyn Future<Output = Result<Box<dyn Accept>, ErrorDesc>> + Send>>;
+
+/// Makes listeners, with TLS if the settings ask for it.
+pub trait Listen: Send + Sync {
+    fn listen(&self, address: &Address, settings: &Settings) -> Listening;
+}
+
+/// Guest memory as it is loaded.
+pub trait MemoryTarget: Send {
+    /// Take the first piece of the section.
+    fn begin(&mut self, version: u32, input: &mut StreamInput) -> Result<(), LoadError>;
+    /// Take a piece of the section.
+    fn piece(&mut self, input: &mut StreamInput) -> Result<(), LoadError>;
+}
+
+/// Makes the memory of one migration.
+pub type MakeTarget =
+    Box<dyn Fn(&Settings) -> Result<Box<dyn MemoryTarget>, ErrorDesc> + Send + Sync>;
+
+/// What the destination works with.
+pub struct DestinationPeers {
+    pub events: Recipient<MigrationEvent>,
+    pub arrived: Recipient<Arrived>,
+    /// With `exit-on-error`: the process ends.
+    pub exit: Outlet<Exited>,
+    pub listen: Box<dyn Listen>,
+    pub memory: MakeTarget,
+    pub sections: Sections,
+    /// The machine type, e.g. `virt`.
+    pub machine: String,
+    pub uuid: [u8; 16],
+}
+
+impl std::fmt::Debug for DestinationPeers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DestinationPeers({} sections)", self.sections.sources.len())
+    }
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct MigrationDestination {
+    peers: Arc<DestinationPeers>,
+    status: MigrationStatus,
+    /// Ends the channel when the actor ends.
+    channel: Option<ChannelControl>,
+}
+
+impl MigrationDestination {
+    /// Nothing comes yet.
+    pub fn new(peers: DestinationPeers) -> Self {
+        Self { peers: Arc::new(peers), status: MigrationStatus::None, channel: None }
+    }
+
+    fn enter(&mut self, state: MigrationState) {
+        self.status = state.status();
+        let progress = Box::<Progress>::default();
+        let event = MigrationEvent::State { side: Side::Destination, state, progress };
+        self.peers.events.do_send(event);
+    }
+
+    /// It listens: wait for the source.
+    fn wait(
+        &mut self,
+        mut listener: Box<dyn Accept>,
+        settings: Settings,
+        exit_on_error: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        self.enter(MigrationState::Setup);
+        let addresses = listener.addresses();
+        if !addresses.is_empty() {
+            self.peers.events.do_send(MigrationEvent::Listening(addresses));
+        }
+        let connected = async move {
+            loop {
+                match listener.accept().await {
+                    Ok(channel) => break Ok(channel),
+                    Err(AcceptError::Connection(reason)) => {
+                        tracing::error!("incoming migration: {reason}");
+                    }
+                    Err(AcceptError::Final(reason)) => break Err(reason),
+                }
+            }
+        };
+        ctx.spawn(connected.into_actor(self).map(move |connected, this, ctx| match connected {
+            Ok(channel) => this.load(channel, settings, exit_on_error, ctx),
+            Err(reason) => this.fail(reason, exit_on_error),
+        }));
+    }
+
+    /// Connected: load.
+    fn load(
+        &mut self,
+        channel: Channel,
+        settings: Settings,
+        exit_on_error: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        self.channel = Some(channel.control());
+        self.enter(MigrationState::Active);
+        let memory = match (self.peers.memory)(&settings) {
+            Ok(memory) => memory,
+            Err(reason) => return self.fail(reason, exit_on_error),
+        };
+        let load =
+            Load::new(Arc::clone(&self.peers), settings, memory, channel, Runtime::current());
+        let thread = tokio::task::spawn_blocking(move || load.run());
+        ctx.spawn(thread.into_actor(self).map(move |loaded, this, ctx| {
+            let loaded = loaded.unwrap_or_else(|died| Err(ErrorDesc::from(died_of(died))));
+            match loaded {
+                Ok(arrived) => this.start(arrived, exit_on_error, ctx),
+                Err(reason) => this.fail(reason, exit_on_error),
+            }
+        }));
+    }
+
+    /// Loaded: the machine goes on here.
+    fn start(&mut self, arrived: Arrived, exit_on_error: bool, ctx: &mut Context<Self>) {
+        let started = self.peers.arrived.send(arrived).into_actor(self);
+        ctx.spawn(started.map(move |started, this, _| match started {
+            Ok(Ok(())) => {
+                this.channel = None;
+                this.enter(MigrationState::Completed);
+            }
+            Ok(Err(refusal)) => this.fail(ErrorDesc::from(refusal.0), exit_on_error),
+            Err(_) => this.fail(ErrorDesc::new("the machine has failed"), exit_on_error),
+        }));
+    }
+
+    fn fail(&mut self, reason: ErrorDesc, exit_on_error: bool) {
+        self.channel = None;
+        self.enter(MigrationState::Failed(reason));
+        if exit_on_error {
+            self.peers.exit.send(Exited { code: 1 });
+        }
+    }
+}
+
+fn died_of(died: tokio::task::JoinError) -> String {
+    match died.try_into_panic() {
+        Ok(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            format!("loading the migration has panicked: {}", text.unwrap_or("no message"))
+        }
+        Err(_) => "loading the migration was stopped".to_owned(),
+    }
+}
+
+impl Actor for MigrationDestination {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        // The thread that loads waits for the channel.
+        if let Some(channel) = self.channel.take() {
+            channel.shutdown();
+        }
+    }
+}
+
+impl Handler<StartIncoming> for MigrationDestination {
+    type Result = ResponseActFuture<Self, Result<(), ErrorDesc>>;
+
+    fn handle(&mut self, message: StartIncoming, _: &mut Self::Context) -> Self::Result {
+        let StartIncoming { address, settings, exit_on_error } = message;
+        if self.status != MigrationStatus::None {
+            let refused = ErrorDesc::new("The incoming migration has already been started");
+            return Box::pin(actix::fut::ready(Err(refused)));
+        }
+        // Until it listens nothing has been started, and another address may be tried.
+        let listening = self.peers.listen.listen(&address, &settings);
+        Box::pin(listening.into_actor(self).map(move |listening, this, ctx| {
+            if this.status != MigrationStatus::None {
+                return Err(ErrorDesc::new("The incoming migration has already been started"));
+            }
+            this.wait(listening?, settings, exit_on_error, ctx);
+            Ok(())
+        }))
+    }
+}
+
+impl Handler<RecoverIncoming> for MigrationDestination {
+    type Result = Result<(), ErrorDesc>;
+
+    fn handle(&mut self, _: RecoverIncoming, _: &mut Self::Context) -> Self::Result {
+        Err(ErrorDesc::new("Migrate recover can only be run when postcopy is paused."))
+    }
+}
+
+impl Handler<PauseMigration> for MigrationDestination {
+    type Result = Result<(), ErrorDesc>;
+
+    fn handle(&mut self, _: PauseMigration, _: &mut Self::Context) -> Self::Result {
+        Err(ErrorDesc::new(
+            "migrate-pause is currently only supported during postcopy-active or \
+             postcopy-recover state",
+        ))
+    }
+}
+
+impl Handler<Ping> for MigrationDestination {
+    type Result = ();
+
+    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+}

@@ -1,0 +1,378 @@
+//! Loading a stream, on a thread that may wait.
+//!
+//! The other side is not trusted: every record is checked against what this machine has, nothing
+//! is kept whose size the stream alone decides, and the first thing that is not as it must be ends
+//! the load with a sentence.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle as Runtime;
+
+use super::{DestinationPeers, MemoryTarget};
+use crate::machine::message::{Arrived, RunState};
+use crate::migration::capability::Capability;
+use crate::migration::channel::{Channel, ChannelReader, ChannelWriter};
+use crate::migration::message::Settings;
+use crate::migration::return_path::ReturnMessage;
+use crate::migration::sections::StateSource;
+use crate::migration::status::ErrorDesc;
+use crate::migration::stream::{Input, LoadError, LoadKind, Record, StreamCommand, StreamInput};
+use crate::migration::vmstate::machine::{Configuration, GlobalState};
+use crate::migration::vmstate::{self, StateError, VmState};
+
+/// Longest description at the stream's end that is read.
+const DESCRIPTION_MAX: u32 = 16 << 20;
+
+/// A load under way.
+pub(super) struct Load {
+    peers: Arc<DestinationPeers>,
+    settings: Settings,
+    memory: Box<dyn MemoryTarget>,
+    input: StreamInput,
+    back: Back,
+    runtime: Runtime,
+    /// Sections that come in pieces (there is one, RAM), by the number that the stream gives them.
+    pieces: HashMap<u32, String>,
+    /// What has been loaded, as (idstr, instance).
+    loaded: Vec<(String, u32)>,
+    run_state: Option<GlobalState>,
+}
+
+/// The return path, opened if the source asks for it.
+struct Back {
+    to: ChannelWriter,
+    open: bool,
+}
+
+/// A channel's bytes, waited for on this thread.
+struct Blocking {
+    from: ChannelReader,
+    runtime: Runtime,
+}
+
+impl Read for Blocking {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.runtime.block_on(self.from.read(out))
+    }
+}
+
+impl Load {
+    pub(super) fn new(
+        peers: Arc<DestinationPeers>,
+        settings: Settings,
+        memory: Box<dyn MemoryTarget>,
+        channel: Channel,
+        runtime: Runtime,
+    ) -> Self {
+        let (from, to) = channel.split();
+        let from = Blocking { from, runtime: runtime.clone() };
+        Self {
+            peers,
+            settings,
+            memory,
+            input: Input::new(Box::new(from)),
+            back: Back { to, open: false },
+            runtime,
+            pieces: HashMap::new(),
+            loaded: Vec::new(),
+            run_state: None,
+        }
+    }
+
+    /// Load everything, and tell the source how it went if it listens.
+    pub(super) fn run(mut self) -> Result<Arrived, ErrorDesc> {
+        let loaded = self.stream();
+        match loaded {
+            Ok(arrived) => {
+                // Before the machine runs: a source that does not hear this goes on itself.
+                let told = self.tell(&ReturnMessage::Shut(0));
+                told.map_err(|error| {
+                    ErrorDesc::from(format!("cannot tell the source that all is loaded: {error}"))
+                })?;
+                Ok(arrived)
+            }
+            Err(LoadError { kind, cause }) => {
+                // The source may be gone; the reason is known here all the same.
+                let _ = self.tell(&ReturnMessage::Reason(cause.clone()));
+                let _ = self.tell(&ReturnMessage::Shut(1));
+                let words = kind.words();
+                Err(ErrorDesc::from(format!("load of migration failed: {words}: {cause}")))
+            }
+        }
+    }
+
+    fn tell(&mut self, message: &ReturnMessage) -> io::Result<()> {
+        if !self.back.open {
+            return Ok(());
+        }
+        let to = &mut self.back.to;
+        self.runtime.block_on(async {
+            to.write_all(&message.encode()).await?;
+            to.flush().await
+        })
+    }
+
+    fn stream(&mut self) -> Result<Arrived, LoadError> {
+        self.input.header()?;
+        self.configuration()?;
+        loop {
+            match self.input.record()? {
+                Record::Eof => break,
+                record @ (Record::SectionStart | Record::SectionFull) => self.section(record)?,
+                Record::SectionPart | Record::SectionEnd => self.piece()?,
+                Record::Command => self.command()?,
+                record => {
+                    let number = record as u8;
+                    return Err(LoadError::invalid(format!(
+                        "Unknown savevm section type {number}"
+                    )));
+                }
+            }
+        }
+        self.description()?;
+        self.complete()
+    }
+
+    /// The section that says what the machine is.
+    fn configuration(&mut self) -> Result<(), LoadError> {
+        if self.input.record()? != Record::Configuration {
+            return Err(LoadError::invalid("Configuration section missing"));
+        }
+        let mut theirs = Configuration::default();
+        take(&mut self.input, &mut theirs, Configuration::VMSD.version)?;
+        let machine = &self.peers.machine;
+        if theirs.machine != *machine {
+            return Err(LoadError::invalid(format!(
+                "Machine type received is '{}' and local is '{machine}'",
+                theirs.machine.escape_debug()
+            )));
+        }
+        for name in &theirs.capabilities {
+            if !Capability::ALL.iter().any(|c| c.name() == name) {
+                let name = name.escape_debug();
+                return Err(LoadError::invalid(format!("Received unknown capability {name}")));
+            }
+        }
+        for capability in [Capability::XIgnoreShared, Capability::MappedRam] {
+            let ours = self.settings.capabilities.has(capability);
+            if theirs.capabilities.iter().any(|name| name == capability.name()) != ours {
+                let (here, there) = if ours { ("on", "off") } else { ("off", "on") };
+                return Err(LoadError::invalid(format!(
+                    "Capability {} is {here}, but received capability is {there}",
+                    capability.name()
+                )));
+            }
+        }
+        if let Some(theirs) = theirs.uuid
+            && self.settings.capabilities.has(Capability::ValidateUuid)
+            && theirs != self.peers.uuid
+        {
+            return Err(LoadError::invalid(format!(
+                "UUID received is {} and local is {}",
+                hyphenated(&theirs),
+                hyphenated(&self.peers.uuid)
+            )));
+        }
+        Ok(())
+    }
+
+    /// A whole section, or the first piece of RAM.
+    fn section(&mut self, record: Record) -> Result<(), LoadError> {
+        let id = self.input.u32()?;
+        let name = self.input.name()?;
+        let instance = self.input.u32()?;
+        let version = self.input.u32()?;
+        let place =
+            || format!("error while loading state for instance 0x{instance:x} of device '{name}'");
+        match name.as_str() {
+            "ram" if instance == 0 && record == Record::SectionStart => {
+                self.memory
+                    .begin(version, &mut self.input)
+                    .map_err(|error| error.within(place()))?;
+                self.pieces.insert(id, name.clone());
+                if self.settings.capabilities.has(Capability::SwitchoverAck) {
+                    // No device here needs time before it agrees.
+                    self.tell(&ReturnMessage::SwitchoverAck)
+                        .map_err(|error| LoadError::io(error.to_string()))?;
+                }
+            }
+            "globalstate" if instance == 0 => {
+                let mut state = GlobalState::default();
+                take(&mut self.input, &mut state, version).map_err(|e| e.within(place()))?;
+                self.run_state = Some(state);
+            }
+            _ => {
+                let Some(source) = self.peers.sections.find(&name, instance).cloned() else {
+                    return Err(LoadError::invalid(format!(
+                        "Unknown savevm section or instance '{}' {instance}. Make sure that your \
+                         current VM setup matches your saved VM setup, including any hotplugged \
+                         devices",
+                        name.escape_debug()
+                    )));
+                };
+                self.device(&source, version).map_err(|error| error.within(place()))?;
+            }
+        }
+        self.input.footer(id, &name)?;
+        if !self.loaded.iter().any(|(n, i)| *n == name && *i == instance) {
+            self.loaded.push((name, instance));
+        }
+        Ok(())
+    }
+
+    fn device(&mut self, source: &StateSource, version: u32) -> Result<(), LoadError> {
+        let local = source.vmsd.version;
+        if version > local {
+            return Err(LoadError::invalid(format!(
+                "savevm: unsupported version {version} for '{}' v{local}",
+                source.idstr
+            )));
+        }
+        loop {
+            let ahead = self.input.ahead().to_vec();
+            match self.runtime.block_on(source.load(version, ahead)) {
+                Ok(length) => {
+                    self.input.skip(length as u64)?;
+                    return Ok(());
+                }
+                Err(error) if error.is_truncated() => self.input.more()?,
+                Err(error) => return Err(refused(&error)),
+            }
+        }
+    }
+
+    /// A later piece of RAM.
+    fn piece(&mut self) -> Result<(), LoadError> {
+        let id = self.input.u32()?;
+        let Some(name) = self.pieces.get(&id) else {
+            return Err(LoadError::invalid(format!("Unknown savevm section {id}")));
+        };
+        let place = || format!("error while loading state section id {id}({name})");
+        self.memory.piece(&mut self.input).map_err(|error| error.within(place()))?;
+        self.input.footer(id, name)
+    }
+
+    fn command(&mut self) -> Result<(), LoadError> {
+        let number = self.input.u16()?;
+        let length = self.input.u16()?;
+        let known = StreamCommand::of(number);
+        let Some(command) = known else {
+            return Err(LoadError::invalid(format!(
+                "MIG_CMD 0x{number:x} unknown (len 0x{length:x})"
+            )));
+        };
+        let expected = match command {
+            StreamCommand::Ping => 4,
+            _ => 0,
+        };
+        match command {
+            StreamCommand::OpenReturnPath
+            | StreamCommand::Ping
+            | StreamCommand::SwitchoverStart
+                if length != expected =>
+            {
+                Err(LoadError::invalid(format!(
+                    "{command:?} received with bad length - expecting {expected}, got {length}"
+                )))
+            }
+            StreamCommand::OpenReturnPath if self.back.open => {
+                Err(LoadError::invalid("CMD_OPEN_RETURN_PATH called when RP already open"))
+            }
+            StreamCommand::OpenReturnPath => {
+                self.back.open = true;
+                Ok(())
+            }
+            StreamCommand::Ping => {
+                let value = self.input.u32()?;
+                if !self.back.open {
+                    return Err(LoadError::invalid(format!(
+                        "CMD_PING (0x{value:x}) received with no return path"
+                    )));
+                }
+                self.tell(&ReturnMessage::Pong(value))
+                    .map_err(|error| LoadError::io(format!("return path: {error}")))
+            }
+            StreamCommand::SwitchoverStart => Ok(()),
+            other => Err(LoadError::unsupported(format!(
+                "the stream asks for {other:?}, which this machine does not have"
+            ))),
+        }
+    }
+
+    /// The description that follows the end: read, so that the source can finish, and not needed.
+    fn description(&mut self) -> Result<(), LoadError> {
+        if self.input.ahead().is_empty() && self.input.more().is_err() {
+            // The stream may end here.
+            return Ok(());
+        }
+        match self.input.u8()? {
+            byte if byte == Record::VmDescription as u8 => {
+                let length = self.input.u32()?;
+                if length > DESCRIPTION_MAX {
+                    return Err(LoadError::invalid(format!(
+                        "a description of {length} bytes: most are {DESCRIPTION_MAX}"
+                    )));
+                }
+                self.input.skip(length.into())
+            }
+            byte => {
+                Err(LoadError::invalid(format!("Expected vmdescription section, but got {byte}")))
+            }
+        }
+    }
+
+    /// Nothing that a machine cannot do without is missing.
+    fn complete(&mut self) -> Result<Arrived, LoadError> {
+        let has =
+            |name: &str, instance| self.loaded.iter().any(|(n, i)| n == name && *i == instance);
+        if !has("ram", 0) {
+            return Err(LoadError::invalid("the stream has no section 'ram'"));
+        }
+        for source in &self.peers.sections.sources {
+            if source.idstr == "cpu" && !has("cpu", source.instance_id) {
+                return Err(LoadError::invalid(format!(
+                    "the stream has no section 'cpu' {}: the source has fewer harts",
+                    source.instance_id
+                )));
+            }
+        }
+        let Some(state) = &self.run_state else {
+            return Err(LoadError::invalid("the stream has no section 'globalstate'"));
+        };
+        let name = serde_json::Value::String(state.run_state.clone());
+        let was: RunState = serde_json::from_value(name).map_err(|_| {
+            let state = state.run_state.escape_debug();
+            LoadError::invalid(format!("Unknown savevm run state '{state}'"))
+        })?;
+        Ok(Arrived { was })
+    }
+}
+
+/// Take a state whose owner is not an actor.
+fn take<S: VmState>(input: &mut StreamInput, state: &mut S, version: u32) -> Result<(), LoadError> {
+    loop {
+        match vmstate::load(state, version, input.ahead()) {
+            Ok(length) => return input.skip(length as u64),
+            Err(error) if error.is_truncated() => input.more()?,
+            Err(error) => return Err(refused(&error)),
+        }
+    }
+}
+
+fn refused(error: &StateError) -> LoadError {
+    LoadError { kind: LoadKind::Invalid, cause: error.to_string() }
+}
+
+fn hyphenated(uuid: &[u8; 16]) -> String {
+    let mut text = String::new();
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}

@@ -1,0 +1,323 @@
+//! The outgoing side: an actor that takes one migration at a time through its phases and tells
+//! every change.
+//!
+//! The work is a task that owns what it has taken: the channel, the dirty log, the hold on the
+//! machine. Whatever ends the task (its last phase, an error, a cancellation, a panic) releases
+//! all three by dropping them, and only then the supervisor tells the outcome. So there is one
+//! path out, and nothing that can fail on it.
+
+mod pace;
+mod run;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::channel::{Address, Channel};
+use super::message::{
+    CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, Progress, RamStats,
+    Settings, Side, StartMigration, StartPostcopy, UpdateParameters,
+};
+use super::parameters::Parameters;
+use super::sections::Sections;
+use super::status::{ErrorDesc, MigrationState, MigrationStatus};
+use crate::machine::message::{HandOver, Quiesce};
+use run::Run;
+
+/// A channel that is being opened.
+pub type Opening = Pin<Box<dyn Future<Output = Result<Channel, ErrorDesc>> + Send>>;
+
+/// Opens channels, with TLS if the settings ask for it.
+pub trait Connect: Send + Sync {
+    fn connect(&self, address: &Address, settings: &Settings) -> Opening;
+}
+
+/// Guest memory as the source sends it. Dropping it ends the dirty log.
+pub trait Memory: Send {
+    /// Version of the section.
+    fn version(&self) -> u32;
+    /// Append what the section begins with; from now on writes are logged.
+    fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorDesc>;
+    /// Learn what has been written since it was last asked.
+    fn collect(&mut self) -> Result<(), ErrorDesc>;
+    /// Append pages until `out` has about `most` bytes; false if there are none left to send.
+    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> bool;
+    /// Append what ends a piece of the section.
+    fn end_piece(&mut self, out: &mut Vec<u8>);
+    /// Bytes of guest memory still to be sent.
+    fn remaining(&self) -> u64;
+    /// The figures, but for those that follow from time and from the channel.
+    fn stats(&self) -> RamStats;
+}
+
+/// Makes the memory of one migration.
+pub type MakeMemory = Box<dyn Fn(&Settings) -> Result<Box<dyn Memory>, ErrorDesc> + Send + Sync>;
+
+/// What the source works with.
+pub struct SourcePeers {
+    pub events: Recipient<MigrationEvent>,
+    pub quiesce: Recipient<Quiesce>,
+    pub hand_over: Recipient<HandOver>,
+    pub connect: Box<dyn Connect>,
+    pub memory: MakeMemory,
+    pub sections: Sections,
+    /// The machine type, e.g. `virt`.
+    pub machine: String,
+    pub uuid: [u8; 16],
+}
+
+impl std::fmt::Debug for SourcePeers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SourcePeers({} sections)", self.sections.sources.len())
+    }
+}
+
+/// What the monitor has asked of the migration under way.
+#[derive(Debug, Clone)]
+struct Wishes {
+    cancel: bool,
+    /// `migrate-continue`
+    go_on: bool,
+    parameters: Parameters,
+}
+
+/// Tells the monitor, and knows what it told last.
+#[derive(Debug, Clone)]
+struct Reporter {
+    events: Recipient<MigrationEvent>,
+    last: Arc<Mutex<Last>>,
+}
+
+#[derive(Debug)]
+struct Last {
+    status: MigrationStatus,
+    progress: Progress,
+    /// The last byte is on its way: the other side may run.
+    committed: bool,
+}
+
+impl Reporter {
+    fn enter(&self, state: MigrationState) {
+        let mut last = self.last.lock();
+        if last.status == MigrationStatus::Cancelling && !state.status().is_final() {
+            // The work has not noticed yet.
+            return;
+        }
+        last.status = state.status();
+        let progress = Box::new(last.progress.clone());
+        self.events.do_send(MigrationEvent::State { side: Side::Source, state, progress });
+    }
+
+    fn progress(&self, progress: Progress) {
+        let mut last = self.last.lock();
+        last.progress = progress;
+        self.events.do_send(MigrationEvent::Progress(Box::new(last.progress.clone())));
+    }
+
+    fn pass(&self, pass: u64) {
+        self.events.do_send(MigrationEvent::Pass(pass));
+    }
+
+    fn status(&self) -> MigrationStatus {
+        self.last.lock().status
+    }
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct MigrationSource {
+    peers: Arc<SourcePeers>,
+    reporter: Reporter,
+    wishes: watch::Sender<Wishes>,
+}
+
+impl MigrationSource {
+    /// Nothing migrates yet.
+    pub fn new(peers: SourcePeers) -> Self {
+        let last =
+            Last { status: MigrationStatus::None, progress: Progress::default(), committed: false };
+        let reporter = Reporter { events: peers.events.clone(), last: Arc::new(Mutex::new(last)) };
+        let wishes = Wishes { cancel: false, go_on: false, parameters: Parameters::default() };
+        Self { peers: Arc::new(peers), reporter, wishes: watch::Sender::new(wishes) }
+    }
+}
+
+impl Actor for MigrationSource {
+    type Context = Context<Self>;
+}
+
+/// Told when the channel is open, or could not be opened.
+type Opened = oneshot::Sender<Result<(), ErrorDesc>>;
+
+/// Why the work ended before its end.
+#[derive(Debug)]
+enum Stopped {
+    Cancelled,
+    Failed(ErrorDesc),
+}
+
+/// See the work through, whatever happens to it, and tell how it ended.
+async fn supervise(
+    run: Run,
+    reporter: Reporter,
+    mut wishes: watch::Receiver<Wishes>,
+    hand_over: Recipient<HandOver>,
+) {
+    let mut work = actix::spawn(run.phases());
+    let outcome = tokio::select! {
+        biased;
+        ended = &mut work => match ended {
+            Ok(result) => result.map_err(Stopped::Failed),
+            Err(died) => Err(Stopped::Failed(ErrorDesc::from(died_of(died)))),
+        },
+        // Also when the actor is gone.
+        _ = wishes.wait_for(|wishes| wishes.cancel) => {
+            work.abort();
+            match work.await {
+                // It had ended in that moment.
+                Ok(result) => result.map_err(Stopped::Failed),
+                Err(died) if died.is_cancelled() => Err(Stopped::Cancelled),
+                Err(died) => Err(Stopped::Failed(ErrorDesc::from(died_of(died)))),
+            }
+        }
+    };
+    let cancelling = wishes.borrow().cancel;
+    let committed = reporter.last.lock().committed;
+    if committed {
+        // The other side has the machine, or may have it.
+        let _ = hand_over.send(HandOver).await;
+    }
+    reporter.enter(match outcome {
+        Ok(()) => MigrationState::Completed,
+        Err(Stopped::Cancelled) if committed => MigrationState::Cancelled(Some(ErrorDesc::new(
+            "the destination had everything and has not said whether it runs; \
+             this side stays stopped until 'cont'",
+        ))),
+        Err(Stopped::Cancelled) => MigrationState::Cancelled(None),
+        // The error is that of the channel being shut down.
+        Err(Stopped::Failed(reason)) if cancelling => MigrationState::Cancelled(Some(reason)),
+        Err(Stopped::Failed(reason)) => MigrationState::Failed(reason),
+    });
+}
+
+fn died_of(died: tokio::task::JoinError) -> String {
+    match died.try_into_panic() {
+        Ok(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            format!("the migration's source has panicked: {}", text.unwrap_or("no message"))
+        }
+        Err(_) => "the migration's source was stopped".to_owned(),
+    }
+}
+
+impl Handler<StartMigration> for MigrationSource {
+    type Result = ResponseFuture<Result<(), ErrorDesc>>;
+
+    fn handle(&mut self, message: StartMigration, _: &mut Self::Context) -> Self::Result {
+        let StartMigration { address, settings, resume } = message;
+        let refuse = |sentence: &str| -> Self::Result {
+            let refused = ErrorDesc::new(sentence);
+            Box::pin(async { Err(refused) })
+        };
+        if resume {
+            return refuse("Cannot resume if there is no paused migration");
+        }
+        if !self.reporter.status().is_final() {
+            return refuse("There's a migration process in progress");
+        }
+        *self.reporter.last.lock() =
+            Last { status: MigrationStatus::None, progress: Progress::default(), committed: false };
+        let parameters = settings.parameters.clone();
+        self.wishes.send_replace(Wishes { cancel: false, go_on: false, parameters });
+        self.reporter.enter(MigrationState::Setup);
+        // What is opened on the spot is waited for; what goes over a network is not.
+        let waits = matches!(address, Address::Exec(_) | Address::File { .. } | Address::Fd(_));
+        let (opened, open) = oneshot::channel();
+        let wishes = self.wishes.subscribe();
+        let hand_over = self.peers.hand_over.clone();
+        let run = Run::new(
+            Arc::clone(&self.peers),
+            self.reporter.clone(),
+            wishes.clone(),
+            address,
+            settings,
+            opened,
+        );
+        actix::spawn(supervise(run, self.reporter.clone(), wishes, hand_over));
+        Box::pin(async move {
+            match waits {
+                // If the sender is gone the work has ended; its state tells more.
+                true => open.await.unwrap_or(Ok(())),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+impl Handler<CancelMigration> for MigrationSource {
+    type Result = Result<(), ErrorDesc>;
+
+    fn handle(&mut self, _: CancelMigration, _: &mut Self::Context) -> Self::Result {
+        let status = self.reporter.status();
+        if status.is_postcopy() {
+            return Err(ErrorDesc::new("Postcopy migration in progress, cannot cancel."));
+        }
+        if !status.is_final() && status != MigrationStatus::Cancelling {
+            self.reporter.enter(MigrationState::Cancelling);
+            self.wishes.send_modify(|wishes| wishes.cancel = true);
+        }
+        Ok(())
+    }
+}
+
+impl Handler<ContinueMigration> for MigrationSource {
+    type Result = Result<(), ErrorDesc>;
+
+    fn handle(&mut self, _: ContinueMigration, _: &mut Self::Context) -> Self::Result {
+        let status = self.reporter.status();
+        if status != MigrationStatus::PreSwitchover {
+            return Err(ErrorDesc::from(format!("Migration not in expected state: {status}")));
+        }
+        self.wishes.send_modify(|wishes| wishes.go_on = true);
+        Ok(())
+    }
+}
+
+impl Handler<StartPostcopy> for MigrationSource {
+    type Result = Result<(), ErrorDesc>;
+
+    fn handle(&mut self, _: StartPostcopy, _: &mut Self::Context) -> Self::Result {
+        Err(ErrorDesc::new(
+            "Enable postcopy with migrate_set_capability before the start of migration",
+        ))
+    }
+}
+
+impl Handler<PauseMigration> for MigrationSource {
+    type Result = Result<(), ErrorDesc>;
+
+    fn handle(&mut self, _: PauseMigration, _: &mut Self::Context) -> Self::Result {
+        Err(ErrorDesc::new(
+            "migrate-pause is currently only supported during postcopy-active or postcopy-recover state",
+        ))
+    }
+}
+
+impl Handler<UpdateParameters> for MigrationSource {
+    type Result = ();
+
+    fn handle(&mut self, message: UpdateParameters, _: &mut Self::Context) {
+        self.wishes.send_modify(|wishes| wishes.parameters = message.0);
+    }
+}
+
+impl Handler<Ping> for MigrationSource {
+    type Result = ();
+
+    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+}

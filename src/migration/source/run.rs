@@ -1,0 +1,593 @@
+//! One migration, phase after phase. Every phase ends with `?`: see the parent module for what
+//! happens then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::pace::Pace;
+use super::{Memory, Opened, Reporter, SourcePeers, Wishes};
+use crate::machine::message::{Quiesce, Quiesced};
+use crate::migration::capability::Capability;
+use crate::migration::channel::{Address, ChannelControl, ChannelReader, ChannelWriter};
+use crate::migration::message::{Progress, Settings};
+use crate::migration::return_path::ReturnMessage;
+use crate::migration::sections;
+use crate::migration::status::{ErrorDesc, MigrationState};
+use crate::migration::stream::{self, Record, StreamCommand};
+use crate::migration::vmstate;
+use crate::migration::vmstate::machine::{Configuration, GlobalState};
+
+/// Bytes that are made before they are written.
+const CHUNK: usize = 512 << 10;
+/// How often figures are told, and the bandwidth is measured.
+const TICK: Duration = Duration::from_millis(100);
+/// Without a byte taken for this long, a peer counts as stalled.
+const STALLED: Duration = Duration::from_secs(1);
+/// How long a destination that has hung up may take to say why.
+const REASON_WAIT: Duration = Duration::from_secs(1);
+/// Messages of the return path that wait to be looked at; a peer that sends more waits too.
+const BACKLOG: usize = 64;
+/// The section id of RAM. QEMU's has the same: what it registers before are `timer` and a network
+/// that we number and do not have.
+const RAM_ID: u32 = 2;
+/// The value of the ping that opens the return path.
+const PING: u32 = 1;
+
+/// The work.
+pub(super) struct Run {
+    peers: Arc<SourcePeers>,
+    reporter: Reporter,
+    wishes: watch::Receiver<Wishes>,
+    address: Address,
+    settings: Settings,
+    opened: Option<Opened>,
+    line: Option<Line>,
+    hold: Option<Quiesced>,
+    figures: Figures,
+}
+
+/// The open channel.
+struct Line {
+    to: ChannelWriter,
+    control: ChannelControl,
+    back: Option<mpsc::Receiver<Back>>,
+    pace: Pace,
+}
+
+/// What the return path brought.
+#[derive(Debug)]
+enum Back {
+    Message(ReturnMessage),
+    /// It ended; with a sentence if that was an error.
+    End(Option<String>),
+}
+
+/// What the figures are made of.
+struct Figures {
+    begun: Instant,
+    setup: Duration,
+    stopped: Option<Instant>,
+    downtime: Option<Duration>,
+    /// When the window began that bandwidth is measured over, and what had been sent then.
+    window: Instant,
+    window_bytes: u64,
+    window_pages: u64,
+    /// bytes/ms
+    bandwidth: f64,
+    pages_per_second: u64,
+    passes: u64,
+    remaining_at_pass: u64,
+    pass_begun: Instant,
+    dirty_pages_rate: u64,
+}
+
+impl Figures {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            setup: Duration::ZERO,
+            stopped: None,
+            downtime: None,
+            window: now,
+            window_bytes: 0,
+            window_pages: 0,
+            bandwidth: 0.0,
+            pages_per_second: 0,
+            passes: 0,
+            remaining_at_pass: 0,
+            pass_begun: now,
+            dirty_pages_rate: 0,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().min(u128::from(u64::MAX)) as u64
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.reporter.last.lock().committed
+            && let Some(hold) = self.hold.take()
+        {
+            hold.hand_over();
+        }
+    }
+}
+
+impl Run {
+    pub(super) fn new(
+        peers: Arc<SourcePeers>,
+        reporter: Reporter,
+        wishes: watch::Receiver<Wishes>,
+        address: Address,
+        settings: Settings,
+        opened: Opened,
+    ) -> Self {
+        Self {
+            peers,
+            reporter,
+            wishes,
+            address,
+            settings,
+            opened: Some(opened),
+            line: None,
+            hold: None,
+            figures: Figures::new(),
+        }
+    }
+
+    /// Migrate.
+    pub(super) async fn phases(mut self) -> Result<(), ErrorDesc> {
+        self.open().await?;
+        let mut memory = (self.peers.memory)(&self.settings)?;
+        self.begin(memory.as_mut()).await?;
+        self.precopy(memory.as_mut()).await?;
+        self.stop_machine(memory.as_mut()).await?;
+        self.complete(memory.as_mut()).await?;
+        self.confirm().await?;
+        if let Some(hold) = self.hold.take() {
+            hold.hand_over();
+        }
+        Ok(())
+    }
+
+    fn has(&self, capability: Capability) -> bool {
+        self.settings.capabilities.has(capability)
+    }
+
+    /// Phase: the channel.
+    async fn open(&mut self) -> Result<(), ErrorDesc> {
+        let opening = self.peers.connect.connect(&self.address, &self.settings);
+        let channel = match opening.await {
+            Ok(channel) => channel,
+            Err(reason) => {
+                if let Some(opened) = self.opened.take() {
+                    // Nobody waits if the address is of a kind that is not waited for.
+                    let _ = opened.send(Err(reason.clone()));
+                }
+                return Err(reason);
+            }
+        };
+        if let Some(opened) = self.opened.take() {
+            let _ = opened.send(Ok(()));
+        }
+        let control = channel.control();
+        let (from, to) = channel.split();
+        let listens = self.has(Capability::ReturnPath) || self.has(Capability::SwitchoverAck);
+        let back = listens.then(|| listen(from));
+        self.line = Some(Line { to, control, back, pace: Pace::new() });
+        Ok(())
+    }
+
+    /// Phase: what the stream begins with.
+    async fn begin(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        let mut out = Vec::new();
+        stream::put_header(&mut out);
+        out.push(Record::Configuration as u8);
+        out.extend(saved(&mut self.configuration())?.bytes);
+        if self.line.as_ref().is_some_and(|line| line.back.is_some()) {
+            stream::put_command(&mut out, StreamCommand::OpenReturnPath, &[]);
+            stream::put_command(&mut out, StreamCommand::Ping, &PING.to_be_bytes());
+        }
+        stream::put_section_head(
+            &mut out,
+            Record::SectionStart,
+            RAM_ID,
+            "ram",
+            0,
+            memory.version(),
+        );
+        memory.begin(&mut out)?;
+        stream::put_footer(&mut out, RAM_ID);
+        self.send(&out, memory).await?;
+        self.figures.setup = self.figures.begun.elapsed();
+        self.pass(memory);
+        self.report(memory);
+        self.reporter.enter(MigrationState::Active);
+        Ok(())
+    }
+
+    fn configuration(&self) -> Configuration {
+        // QEMU's `should_validate_capability`: what both sides must have alike.
+        let alike = [Capability::XIgnoreShared, Capability::MappedRam];
+        let on = alike.into_iter().filter(|&c| self.has(c));
+        Configuration {
+            machine: self.peers.machine.clone(),
+            capabilities: on.map(|c| c.name().to_owned()).collect(),
+            uuid: self.has(Capability::ValidateUuid).then_some(self.peers.uuid),
+        }
+    }
+
+    /// A pass over memory begins.
+    fn pass(&mut self, memory: &dyn Memory) {
+        let figures = &mut self.figures;
+        figures.passes += 1;
+        let seconds = figures.pass_begun.elapsed().as_secs_f64();
+        if figures.passes > 1 && seconds > 0.0 {
+            let dirty = memory.remaining().saturating_sub(figures.remaining_at_pass);
+            figures.dirty_pages_rate = (dirty as f64 / 4096.0 / seconds) as u64;
+        }
+        figures.remaining_at_pass = memory.remaining();
+        figures.pass_begun = Instant::now();
+        self.reporter.pass(figures.passes);
+    }
+
+    /// Phase: memory, while the machine runs, until what is left fits into the downtime.
+    async fn precopy(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        let mut out = Vec::with_capacity(CHUNK + (8 << 10));
+        loop {
+            while self.piece(&mut out, memory).await? {
+                // Others on this thread (a cancellation) get their turn.
+                tokio::task::yield_now().await;
+            }
+            self.figures.remaining_at_pass = memory.remaining();
+            memory.collect()?;
+            self.pass(memory);
+            if memory.remaining() <= self.most_while_stopped() {
+                return self.agreed().await;
+            }
+        }
+    }
+
+    /// Send a piece of memory; false if none was left.
+    async fn piece(
+        &mut self,
+        out: &mut Vec<u8>,
+        memory: &mut dyn Memory,
+    ) -> Result<bool, ErrorDesc> {
+        out.clear();
+        stream::put_piece_head(out, Record::SectionPart, RAM_ID);
+        let head = out.len();
+        let rate = self.rate();
+        let more = memory.pages(out, Pace::chunk(rate, CHUNK));
+        if out.len() == head {
+            return Ok(more);
+        }
+        memory.end_piece(out);
+        stream::put_footer(out, RAM_ID);
+        let line = self.line.as_mut().ok_or_else(no_line)?;
+        let admitted = line.pace.admit(out.len(), rate);
+        if let Some(at) = admitted {
+            self.wait_until(at, memory).await;
+        }
+        self.send(out, memory).await?;
+        Ok(more)
+    }
+
+    fn rate(&self) -> u64 {
+        match self.hold {
+            Some(_) => 0,
+            None => self.wishes.borrow().parameters.max_bandwidth,
+        }
+    }
+
+    /// Bytes that can be sent in `downtime-limit` at the bandwidth that was measured or promised.
+    fn most_while_stopped(&self) -> u64 {
+        let wishes = self.wishes.borrow();
+        let promised = wishes.parameters.avail_switchover_bandwidth as f64 / 1000.0;
+        let bandwidth = if promised > 0.0 { promised } else { self.figures.bandwidth };
+        (bandwidth * wishes.parameters.downtime_limit as f64) as u64
+    }
+
+    /// With `switchover-ack`: wait for the destination's agreement.
+    async fn agreed(&mut self) -> Result<(), ErrorDesc> {
+        if !self.has(Capability::SwitchoverAck) {
+            return Ok(());
+        }
+        loop {
+            match self.heard().await? {
+                ReturnMessage::SwitchoverAck => return Ok(()),
+                ReturnMessage::Pong(_) => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Phase: the machine stops, and the client has its say if it wants one.
+    async fn stop_machine(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        self.figures.stopped = Some(Instant::now());
+        let hold = match self.peers.quiesce.send(Quiesce).await {
+            Ok(Ok(hold)) => hold,
+            Ok(Err(refusal)) => return Err(ErrorDesc::from(refusal.0)),
+            Err(_) => return Err(ErrorDesc::new("the machine has failed")),
+        };
+        self.hold = Some(hold);
+        if self.has(Capability::PauseBeforeSwitchover) {
+            self.report(memory);
+            self.reporter.enter(MigrationState::PreSwitchover);
+            if self.wishes.wait_for(|wishes| wishes.go_on).await.is_err() {
+                return Err(ErrorDesc::new("the migration's actor is gone"));
+            }
+        }
+        self.report(memory);
+        self.reporter.enter(MigrationState::Device);
+        Ok(())
+    }
+
+    /// Phase: the rest of memory, and the devices.
+    async fn complete(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        memory.collect()?;
+        self.pass(memory);
+        let mut out = Vec::with_capacity(CHUNK + (8 << 10));
+        while self.piece(&mut out, memory).await? {}
+        out.clear();
+        stream::put_piece_head(&mut out, Record::SectionEnd, RAM_ID);
+        memory.end_piece(&mut out);
+        stream::put_footer(&mut out, RAM_ID);
+        let described = self.devices(&mut out).await?;
+        self.send(&out, memory).await?;
+
+        out.clear();
+        out.push(Record::Eof as u8);
+        let text = described.to_string();
+        out.push(Record::VmDescription as u8);
+        out.extend((text.len() as u32).to_be_bytes());
+        out.extend(text.as_bytes());
+        // The destination may run from the first of these bytes on.
+        self.reporter.last.lock().committed = true;
+        let sent = self.send(&out, memory).await;
+        let sent = match sent {
+            Ok(()) => self.close().await,
+            failed => failed,
+        };
+        if sent.is_err() {
+            self.reporter.last.lock().committed = false;
+        }
+        self.figures.downtime = self.figures.stopped.map(|at| at.elapsed());
+        self.report(memory);
+        sent
+    }
+
+    /// Append every device's section and the run state; the JSON that describes them.
+    async fn devices(&mut self, out: &mut Vec<u8>) -> Result<Value, ErrorDesc> {
+        let mut described = Vec::new();
+        for (id, source) in (0..).zip(&self.peers.sections.sources) {
+            // RAM's number is left out.
+            let id: u32 = if id < RAM_ID { id } else { id + 1 };
+            let section =
+                source.save().await.map_err(|error| ErrorDesc::from(error.to_string()))?;
+            put_section(out, id, &source.idstr, source.instance_id, &section);
+            described.push(sections::described(&source.idstr, source.instance_id, &section));
+        }
+        let was = self.hold.as_ref().map(|hold| hold.was());
+        let was = was.and_then(|state| serde_json::to_value(state).ok());
+        let run_state = was.as_ref().and_then(Value::as_str).unwrap_or("running").to_owned();
+        let section = saved(&mut GlobalState { run_state, suspended: false })?;
+        let id = self.peers.sections.sources.len() as u32 + 1;
+        put_section(out, id, "globalstate", 0, &section);
+        described.push(sections::described("globalstate", 0, &section));
+        let configuration = saved(&mut self.configuration())?;
+        Ok(sections::vmdesc(&configuration, 4096, described))
+    }
+
+    /// End the writing side: what is under way arrives, or the error is known.
+    async fn close(&mut self) -> Result<(), ErrorDesc> {
+        let line = self.line.as_mut().ok_or_else(no_line)?;
+        let closed = match line.back {
+            // The other direction is needed still.
+            Some(_) => line.to.flush().await,
+            None => line.to.shutdown().await,
+        };
+        closed.map_err(|error| ErrorDesc::from(error.to_string()))
+    }
+
+    /// Phase: with a return path, the destination's word that it has everything.
+    async fn confirm(&mut self) -> Result<(), ErrorDesc> {
+        if self.line.as_ref().is_none_or(|line| line.back.is_none()) {
+            return Ok(());
+        }
+        let confirmed = loop {
+            match self.heard().await {
+                Ok(ReturnMessage::Shut(0)) => break Ok(()),
+                Ok(ReturnMessage::Pong(_) | ReturnMessage::SwitchoverAck) => {}
+                Ok(other) => break Err(unexpected(&other)),
+                Err(error) => break Err(error),
+            }
+        };
+        if confirmed.is_err() {
+            // It says before it runs that it will; it has not.
+            self.reporter.last.lock().committed = false;
+        }
+        confirmed
+    }
+
+    /// The next message of the return path; a refusal is the error.
+    async fn heard(&mut self) -> Result<ReturnMessage, ErrorDesc> {
+        let back = self.line.as_mut().and_then(|line| line.back.as_mut()).ok_or_else(no_line)?;
+        match back.recv().await {
+            Some(Back::Message(ReturnMessage::Reason(reason))) => Err(told(&reason)),
+            Some(Back::Message(ReturnMessage::Shut(value))) if value != 0 => {
+                Err(ErrorDesc::from(format!("the destination gave up (code {value})")))
+            }
+            Some(Back::Message(message)) => Ok(message),
+            Some(Back::End(Some(error))) => Err(ErrorDesc::from(format!("return path: {error}"))),
+            Some(Back::End(None)) | None => {
+                Err(ErrorDesc::new("the destination closed the connection before it was done"))
+            }
+        }
+    }
+
+    /// Write; while it lasts, the figures go on being told.
+    async fn send(&mut self, bytes: &[u8], memory: &dyn Memory) -> Result<(), ErrorDesc> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let tick = self.next_tick();
+            let line = self.line.as_mut().ok_or_else(no_line)?;
+            let wrote = tokio::select! {
+                biased;
+                wrote = line.to.write(rest) => Some(wrote),
+                () = tokio::time::sleep_until(tick) => None,
+            };
+            match wrote {
+                Some(Ok(0)) => return Err(self.cause("Unable to write: it takes no bytes").await),
+                Some(Ok(bytes)) => rest = &rest[bytes..],
+                Some(Err(error)) => return Err(self.cause(&error.to_string()).await),
+                None => {}
+            }
+            if Instant::now() >= tick {
+                self.tick(memory);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a write failed: what the destination says, if it says anything.
+    async fn cause(&mut self, symptom: &str) -> ErrorDesc {
+        let said = tokio::time::timeout(REASON_WAIT, async {
+            loop {
+                match self.line.as_mut()?.back.as_mut()?.recv().await? {
+                    Back::Message(ReturnMessage::Reason(reason)) => return Some(told(&reason)),
+                    Back::Message(_) => {}
+                    Back::End(_) => return None,
+                }
+            }
+        });
+        said.await.ok().flatten().unwrap_or_else(|| ErrorDesc::new(symptom))
+    }
+
+    async fn wait_until(&mut self, at: Instant, memory: &dyn Memory) {
+        loop {
+            let tick = self.next_tick();
+            tokio::time::sleep_until(at.min(tick)).await;
+            if Instant::now() >= tick {
+                self.tick(memory);
+            }
+            if Instant::now() >= at {
+                return;
+            }
+        }
+    }
+
+    fn next_tick(&self) -> Instant {
+        self.figures.window + TICK
+    }
+
+    /// Measure the bandwidth, and tell how it goes.
+    fn tick(&mut self, memory: &dyn Memory) {
+        let stats = memory.stats();
+        let sent = self.line.as_ref().map_or(0, |line| line.control.bytes_written());
+        let pages = stats.normal + stats.duplicate;
+        let figures = &mut self.figures;
+        let elapsed = figures.window.elapsed().as_secs_f64();
+        if elapsed > 0.0 {
+            let bytes = sent.saturating_sub(figures.window_bytes);
+            figures.bandwidth = bytes as f64 / (elapsed * 1000.0);
+            let pages = pages.saturating_sub(figures.window_pages);
+            figures.pages_per_second = (pages as f64 / elapsed) as u64;
+        }
+        figures.window = Instant::now();
+        figures.window_bytes = sent;
+        figures.window_pages = pages;
+        self.report(memory);
+    }
+
+    fn report(&mut self, memory: &dyn Memory) {
+        let figures = &self.figures;
+        let control = self.line.as_ref().map(|line| &line.control);
+        let transferred = control.map_or(0, ChannelControl::bytes_written);
+        let total = figures.begun.elapsed();
+        let after_setup = (total - figures.setup.min(total)).as_secs_f64();
+        let mut ram = memory.stats();
+        ram.transferred = transferred;
+        ram.remaining = memory.remaining();
+        ram.dirty_sync_count = figures.passes;
+        ram.dirty_pages_rate = figures.dirty_pages_rate;
+        ram.pages_per_second = figures.pages_per_second;
+        ram.mbps =
+            if after_setup > 0.0 { transferred as f64 * 8.0 / after_setup / 1e6 } else { 0.0 };
+        match self.hold {
+            None => ram.precopy_bytes = transferred,
+            Some(_) => {
+                let before = self.reporter.last.lock().progress.ram.precopy_bytes;
+                ram.precopy_bytes = before;
+                ram.downtime_bytes = transferred.saturating_sub(before);
+            }
+        }
+        let expected = match figures.bandwidth {
+            bandwidth if bandwidth > 0.0 => (memory.remaining() as f64 / bandwidth) as u64,
+            _ => self.wishes.borrow().parameters.downtime_limit,
+        };
+        let idle = control.map(ChannelControl::idle).filter(|&idle| idle >= STALLED);
+        self.reporter.progress(Progress {
+            ram,
+            xbzrle: None,
+            total_time: millis(total),
+            setup_time: millis(figures.setup),
+            downtime: figures.downtime.map(millis),
+            expected_downtime: Some(expected),
+            cpu_throttle_percentage: None,
+            stalled: idle.map(millis),
+        });
+    }
+}
+
+/// Read the return path until it ends.
+fn listen(mut from: ChannelReader) -> mpsc::Receiver<Back> {
+    let (to, back) = mpsc::channel(BACKLOG);
+    actix::spawn(async move {
+        loop {
+            let read = tokio::select! {
+                read = ReturnMessage::read(&mut from) => read,
+                () = to.closed() => return,
+            };
+            let (heard, ends) = match read {
+                Ok(Some(message)) => (Back::Message(message), false),
+                Ok(None) => (Back::End(None), true),
+                Err(error) => (Back::End(Some(error.to_string())), true),
+            };
+            if to.send(heard).await.is_err() || ends {
+                return;
+            }
+        }
+    });
+    back
+}
+
+fn put_section(out: &mut Vec<u8>, id: u32, name: &str, instance: u32, section: &vmstate::Section) {
+    stream::put_section_head(out, Record::SectionFull, id, name, instance, section.version);
+    out.extend(&section.bytes);
+    stream::put_footer(out, id);
+}
+
+fn saved<S: vmstate::VmState>(state: &mut S) -> Result<vmstate::Section, ErrorDesc> {
+    vmstate::save(state).map_err(|error| ErrorDesc::from(error.to_string()))
+}
+
+fn told(reason: &str) -> ErrorDesc {
+    ErrorDesc::from(format!("destination: {reason}"))
+}
+
+fn unexpected(message: &ReturnMessage) -> ErrorDesc {
+    ErrorDesc::from(format!("the destination sent {message:?} at a time when it means nothing"))
+}
+
+fn no_line() -> ErrorDesc {
+    ErrorDesc::new("the channel is closed")
+}

@@ -1,0 +1,303 @@
+//! Peers: a machine, a monitor, memory that says what it did, and channels of any fate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::actors::probe::Probe;
+use crate::machine::message::{Arrived, HandOver, Quiesce, Quiesced, RunState, Unquiesce};
+use crate::machine::vm::Exited;
+use crate::migration::channel::{Address, Channel};
+use crate::migration::destination::{
+    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MemoryTarget,
+    MigrationDestination,
+};
+use crate::migration::message::{MigrationEvent, RamStats, Settings};
+use crate::migration::sections::Sections;
+use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
+use crate::migration::status::{ErrorDesc, MigrationState, MigrationStatus};
+use crate::migration::stream::{LoadError, StreamInput};
+
+/// Pages of a mocked memory.
+pub(super) const PAGES: u64 = 64;
+const PAGE: u64 = 4096;
+
+/// Where the memory of a test is to go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    Begin,
+    Collect,
+    Panic,
+}
+
+/// Memory that is all dirty once, and then `again` pages at each collection.
+pub(super) struct FakeMemory {
+    pub left: u64,
+    pub again: Arc<Mutex<Vec<u64>>>,
+    pub fault: Fault,
+    pub sent: u64,
+    /// Held as long as a dirty log is.
+    pub _log: Arc<()>,
+}
+
+impl Memory for FakeMemory {
+    fn version(&self) -> u32 {
+        4
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorDesc> {
+        if self.fault == Fault::Begin {
+            return Err(ErrorDesc::new("no dirty log"));
+        }
+        out.extend(PAGES.to_be_bytes());
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<(), ErrorDesc> {
+        assert!(self.fault != Fault::Panic, "memory is mocked badly");
+        if self.fault == Fault::Collect {
+            return Err(ErrorDesc::new("a hart does not answer"));
+        }
+        self.left += self.again.lock().pop().unwrap_or(0);
+        Ok(())
+    }
+
+    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> bool {
+        while self.left > 0 && out.len() < most {
+            self.left -= 1;
+            self.sent += 1;
+            out.push(1);
+            out.resize(out.len() + PAGE as usize, 0x5a);
+        }
+        self.left > 0
+    }
+
+    fn end_piece(&mut self, out: &mut Vec<u8>) {
+        out.push(0);
+    }
+
+    fn remaining(&self) -> u64 {
+        self.left * PAGE
+    }
+
+    fn stats(&self) -> RamStats {
+        RamStats { total: PAGES * PAGE, normal: self.sent, ..RamStats::default() }
+    }
+}
+
+/// What understands `FakeMemory`'s bytes.
+#[derive(Debug, Default)]
+struct FakeTarget;
+
+impl MemoryTarget for FakeTarget {
+    fn begin(&mut self, _: u32, input: &mut StreamInput) -> Result<(), LoadError> {
+        match input.u64()? {
+            PAGES => Ok(()),
+            other => Err(LoadError::invalid(format!("Size mismatch: {other} != {PAGES}"))),
+        }
+    }
+
+    fn piece(&mut self, input: &mut StreamInput) -> Result<(), LoadError> {
+        loop {
+            match input.u8()? {
+                0 => return Ok(()),
+                1 => input.skip(PAGE)?,
+                other => return Err(LoadError::invalid(format!("Unknown page flag {other}"))),
+            }
+        }
+    }
+}
+
+/// What becomes of a connection.
+pub(super) enum Line {
+    Refused(&'static str),
+    /// Never answers.
+    Silent,
+    Open(Channel),
+}
+
+impl Connect for Mutex<Option<Line>> {
+    fn connect(&self, _: &Address, _: &Settings) -> Opening {
+        let line = self.lock().take();
+        Box::pin(async move {
+            match line {
+                Some(Line::Open(channel)) => Ok(channel),
+                Some(Line::Refused(reason)) => Err(ErrorDesc::new(reason)),
+                Some(Line::Silent) | None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+struct OneChannel(Option<Channel>);
+
+impl Accept for OneChannel {
+    fn addresses(&self) -> Vec<Value> {
+        vec![serde_json::json!({"type": "unix", "path": "mock"})]
+    }
+
+    fn accept(&mut self) -> Accepting<'_> {
+        let channel = self.0.take();
+        Box::pin(
+            async move { channel.ok_or(AcceptError::Final(ErrorDesc::new("nobody connects"))) },
+        )
+    }
+}
+
+impl Listen for Mutex<Option<Line>> {
+    fn listen(&self, _: &Address, _: &Settings) -> Listening {
+        let line = self.lock().take();
+        Box::pin(async move {
+            match line {
+                Some(Line::Open(channel)) => {
+                    let accept: Box<dyn Accept> = Box::new(OneChannel(Some(channel)));
+                    Ok(accept)
+                }
+                Some(Line::Refused(reason)) => Err(ErrorDesc::new(reason)),
+                Some(Line::Silent) | None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// The monitor's side of an actor under test.
+pub(super) struct Told {
+    pub events: Probe<MigrationEvent>,
+    seen: Vec<MigrationEvent>,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self { events: Probe::new(), seen: Vec::new() }
+    }
+
+    /// The states that were told, once the last is final.
+    pub async fn states(&mut self) -> Vec<MigrationState> {
+        for _ in 0..2000 {
+            self.seen.extend(self.events.take());
+            let states = states_of(&self.seen);
+            if states.last().is_some_and(|state| state.status().is_final()) {
+                return states;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("no end: {:?}", states_of(&self.seen));
+    }
+
+    /// Wait for a state on the way.
+    pub async fn until(&mut self, status: MigrationStatus) {
+        for _ in 0..2000 {
+            self.seen.extend(self.events.take());
+            if states_of(&self.seen).iter().any(|state| state.status() == status) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("no {status}: {:?}", states_of(&self.seen));
+    }
+
+    /// Everything since the last `states`.
+    pub fn clear(&mut self) {
+        self.seen.clear();
+    }
+}
+
+fn states_of(events: &[MigrationEvent]) -> Vec<MigrationState> {
+    let state = |event: &MigrationEvent| match event {
+        MigrationEvent::State { state, .. } => Some(state.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(state).collect()
+}
+
+/// A source and what it was given.
+pub(super) struct SourceRig {
+    pub actor: Addr<MigrationSource>,
+    pub told: Told,
+    pub undone: Probe<Unquiesce>,
+    pub handed_over: Probe<HandOver>,
+    pub line: Arc<Mutex<Option<Line>>>,
+    pub fault: Arc<Mutex<Fault>>,
+    pub again: Arc<Mutex<Vec<u64>>>,
+    /// Alone when no migration has memory.
+    pub log: Arc<()>,
+}
+
+struct Shared<T>(Arc<T>);
+
+impl Connect for Shared<Mutex<Option<Line>>> {
+    fn connect(&self, address: &Address, settings: &Settings) -> Opening {
+        self.0.connect(address, settings)
+    }
+}
+
+pub(super) fn source(line: Line) -> SourceRig {
+    let told = Told::new();
+    let undone: Probe<Unquiesce> = Probe::answering(|_| Ok(()));
+    let handed_over: Probe<HandOver> = Probe::answering(|_| Ok(()));
+    let line = Arc::new(Mutex::new(Some(line)));
+    let fault = Arc::new(Mutex::new(Fault::None));
+    let again = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::new(());
+    let back = undone.recipient();
+    let quiesce =
+        Probe::<Quiesce>::answering(move |_| Ok(Quiesced::new(RunState::Running, back.clone())));
+    let memory = {
+        let (fault, again, log) = (Arc::clone(&fault), Arc::clone(&again), Arc::clone(&log));
+        Box::new(move |_: &Settings| {
+            let memory: Box<dyn Memory> = Box::new(FakeMemory {
+                left: PAGES,
+                again: Arc::clone(&again),
+                fault: *fault.lock(),
+                sent: 0,
+                _log: Arc::clone(&log),
+            });
+            Ok(memory)
+        })
+    };
+    let peers = SourcePeers {
+        events: told.events.recipient(),
+        quiesce: quiesce.recipient(),
+        hand_over: handed_over.recipient(),
+        connect: Box::new(Shared(Arc::clone(&line))),
+        memory,
+        sections: Sections::default(),
+        machine: "virt".to_owned(),
+        uuid: [7; 16],
+    };
+    let actor = MigrationSource::new(peers).start();
+    SourceRig { actor, told, undone, handed_over, line, fault, again, log }
+}
+
+/// A destination and what it was given.
+pub(super) struct DestinationRig {
+    pub actor: Addr<MigrationDestination>,
+    pub told: Told,
+    pub arrived: Probe<Arrived>,
+    pub exited: Probe<Exited>,
+}
+
+pub(super) fn destination(line: Line, machine: &str) -> DestinationRig {
+    let told = Told::new();
+    let arrived: Probe<Arrived> = Probe::answering(|_| Ok(()));
+    let exited = Probe::new();
+    let peers = DestinationPeers {
+        events: told.events.recipient(),
+        arrived: arrived.recipient(),
+        exit: exited.outlet(),
+        listen: Box::new(Mutex::new(Some(line))),
+        memory: Box::new(|_| {
+            let target: Box<dyn MemoryTarget> = Box::<FakeTarget>::default();
+            Ok(target)
+        }),
+        sections: Sections::default(),
+        machine: machine.to_owned(),
+        uuid: [7; 16],
+    };
+    let actor = MigrationDestination::new(peers).start();
+    DestinationRig { actor, told, arrived, exited }
+}

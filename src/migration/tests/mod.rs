@@ -1,0 +1,5 @@
+//! The source and the destination with mocked channel, machine and monitor, and against each other.
+
+mod destination;
+mod mocks;
+mod source;
