@@ -349,6 +349,7 @@ mod tests {
 
     use super::*;
     use crate::actors::probe::Probe;
+    use crate::migration::vmstate::tests::{assert_described_as_qemus, round_trip};
 
     const MS: u64 = 1_000_000;
     const LONG: Duration = Duration::from_secs(10);
@@ -435,6 +436,29 @@ mod tests {
             fired.expect_within(LONG);
         }
         assert!(begin.elapsed() < LONG);
+        timers.addr().do_send(Terminate);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn time_goes_on_where_it_was_elsewhere() {
+        let mut there = TimeState { ns: 77 * MS as i64 };
+        let section = round_trip(&mut there, &mut TimeState { ns: 0 });
+        assert_described_as_qemus(&section);
+        let Rig { clock, timers, thread, .. } = rig();
+        let fired = Probe::new();
+        timers.register(fired.outlet()).unwrap().arm(Some(80 * MS));
+        let mut bytes = section.bytes;
+        bytes.push(0);
+        let load = LoadState { name: "timer", version: 2, bytes };
+        actix::System::new().block_on(async {
+            assert_eq!(timers.addr().send(load).await.unwrap(), Ok(24));
+        });
+        assert_eq!(clock.now_ns(), 77 * MS);
+        clock.start();
+        timers.addr().do_send(Resume);
+        fired.expect_within(LONG);
+        assert!(clock.now_ns() >= 80 * MS);
         timers.addr().do_send(Terminate);
         thread.join().unwrap();
     }

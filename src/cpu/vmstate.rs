@@ -489,3 +489,6 @@ impl CpuState {
 fn idle_with(f: &mut dyn Fields, name: &'static str, value: u64) -> Result<(), StateError> {
     f.u64(name, &mut { value })
 }
+
+#[cfg(test)]
+mod tests;

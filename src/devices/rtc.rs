@@ -241,6 +241,7 @@ mod tests {
     use crate::actors::probe::Probe;
     use crate::actors::timer::ArmTimer;
     use crate::devices::bus::MmioTarget;
+    use crate::migration::vmstate::tests::{assert_described_as_qemus, migrate};
 
     const START: u64 = 0x18ea_7c3e_5d00_0000;
 
@@ -330,6 +331,28 @@ mod tests {
         rig.now.store(10, Ordering::SeqCst);
         rig.rtc.call(TimerFired { slot: 0, deadline_ns: 9 }).unwrap();
         assert!(rig.edges().is_empty());
+    }
+
+    #[test]
+    fn state_travels() {
+        let section = migrate(&rig().rtc, &rig().rtc);
+        assert_described_as_qemus(&section);
+        let (from, to) = (rig(), rig());
+        from.rtc.write(IRQ_ENABLED, 4, 1).unwrap();
+        from.set(TIME_HIGH, TIME_LOW, 0x12_3456_7890);
+        from.set(ALARM_HIGH, ALARM_LOW, 0x12_3456_7890 + 500);
+        migrate(&from.rtc, &to.rtc);
+        assert_eq!(to.time(), 0x12_3456_7890);
+        assert_eq!(to.armed.take().pop(), Some(ArmTimer { slot: 0, deadline_ns: Some(500) }));
+        to.edges();
+        to.now.store(500, Ordering::SeqCst);
+        to.rtc.call(TimerFired { slot: 0, deadline_ns: 500 }).unwrap();
+        assert_eq!(to.edges(), [true]);
+        // An alarm that has rung.
+        let third = rig();
+        third.now.store(500, Ordering::SeqCst);
+        migrate(&to.rtc, &third.rtc);
+        assert_eq!(third.edges().last(), Some(&true));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::actors::outlet::Outlet;
 use crate::devices::bus::MmioTarget;
 use crate::devices::shell::Shell;
 use crate::machine::memory::RAM_BASE;
+use crate::migration::vmstate::tests::{assert_described_as_qemus, migrate};
 
 const DESCRIPTOR: u64 = RAM_BASE + 0x100;
 const BUFFER: u64 = RAM_BASE + 0x800;
@@ -139,4 +140,17 @@ fn the_builder_refuses_what_does_not_fit() {
     }
     let over = builder.add_file("opt/32", vec![]);
     assert!(matches!(over, Err(FwCfgError::TooManyFiles { .. })));
+}
+
+#[test]
+fn state_travels() {
+    let ((from, _), (to, _)) = (rig(), rig());
+    assert_described_as_qemus(&migrate(&from, &to));
+    select(&from, key::SIGNATURE);
+    assert_eq!(from.read(0, 2), Ok(u64::from(u16::from_le_bytes(*b"QE"))));
+    from.write(DMA, 4, u64::from(7u32.swap_bytes())).unwrap();
+    let section = migrate(&from, &to);
+    assert_eq!(to.read(0, 2), Ok(u64::from(u16::from_le_bytes(*b"MU"))));
+    assert_eq!(section.bytes[..6], [0, 0, 0, 0, 0, 2]);
+    assert_eq!(section.bytes[section.bytes.len() - 8..], [0, 0, 0, 7, 0, 0, 0, 0]);
 }

@@ -1,10 +1,11 @@
 use super::registers::*;
 use super::*;
 use crate::actors::cell::DeviceCell;
-use crate::actors::message::{MmioFault, Reset};
+use crate::actors::message::{MmioFault, Reset, Resume};
 use crate::actors::probe::Probe;
 use crate::actors::timer::ArmTimer;
 use crate::devices::bus::MmioTarget;
+use crate::migration::vmstate::tests::{assert_described_as_qemus, migrate};
 
 struct Rig {
     uart: DeviceCell<Shell<Uart>>,
@@ -226,4 +227,38 @@ fn a_back_end_that_is_gone_does_not_stop_the_guest() {
         uart.write(0, 1, 0x55).unwrap();
     }
     assert_eq!(uart.read(5, 1), Ok(0x60));
+}
+
+#[test]
+fn state_travels() {
+    let section = migrate(&Rig::new().uart, &Rig::new().uart);
+    assert_eq!(section.bytes, [0, 12, 0, 0, 1, 0, 8, 0x60, 0xb0, 0, 0]);
+    assert_described_as_qemus(&section);
+    let (from, to) = (Rig::new(), Rig::new());
+    from.write(2, FCR_ENABLE | 0xc0);
+    from.write(1, IER_RDI | IER_THRI);
+    from.write(7, 0x5a);
+    let sent: Vec<u8> = (0..FIFO as u8 + 4).collect();
+    from.input(&sent);
+    for i in 0..TX_LIMIT + 3 {
+        from.write(0, i as u8);
+    }
+    let timeout = from.armed.take().pop().unwrap();
+    migrate(&from.uart, &to.uart);
+    assert_eq!(to.armed.take().pop(), Some(timeout));
+    assert_eq!(to.edges().last(), Some(&true));
+    to.output.take();
+    to.uart.call(Resume).unwrap();
+    assert_eq!(to.output.take(), [CharOutput(vec![0, 1, 2])], "what waited for the transmitter");
+    assert_eq!((to.read(7), to.read(2)), (0x5a, 0xc4));
+    assert_eq!(to.read_all(), sent, "the FIFO, and what had no room in it");
+    // A FIFO that has timed out with a byte in it.
+    let (from, to) = (Rig::new(), Rig::new());
+    from.write(2, FCR_ENABLE | 0x40);
+    from.write(1, IER_RDI);
+    from.input(b"x");
+    let deadline_ns = from.armed.take().pop().unwrap().deadline_ns.unwrap();
+    from.uart.call(TimerFired { slot: 0, deadline_ns }).unwrap();
+    migrate(&from.uart, &to.uart);
+    assert_eq!((to.edges().last(), to.read(2)), (Some(&true), 0xcc));
 }

@@ -199,6 +199,7 @@ mod tests {
     use super::super::test_driver::{DATA, Driver, WRITE};
     use super::*;
     use crate::actors::probe::Probe;
+    use crate::migration::vmstate::tests::assert_described_as_qemus;
 
     #[test]
     fn bytes_of_the_host_reach_the_guest() {
@@ -248,6 +249,38 @@ mod tests {
         let wanted = source.take().remove(0);
         wanted.to.send(Entropy(Vec::new()));
         assert_eq!(driver.used_now(0), [(second, 0)], "a source that fails gives nothing");
+    }
+
+    #[test]
+    fn state_travels_and_a_request_that_waits_is_made_again() {
+        let fresh = |source: &Probe<EntropyWanted>| Rng::new(source.outlet(), None);
+        let old = Probe::new();
+        let mut driver = Driver::new(true, fresh(&old));
+        let section = driver.move_to(fresh(&old));
+        // Captured from QEMU 10.0 at power-on.
+        let qemu = "0000000000000000000000000000000000000000000000000000000100000008000010000000000000\
+                    0000000000051576697274696f2f36346269745f6665617475726573000000010000000000000000";
+        let ours: String = section.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(ours, qemu);
+        assert_described_as_qemus(&section);
+        for legacy in [true, false] {
+            let (old, new) = (Probe::new(), Probe::new());
+            let mut driver = Driver::new(legacy, fresh(&old));
+            driver.start(1 << 32);
+            let head = driver.offer(0, &[(DATA, 8, WRITE)]);
+            driver.kick(0);
+            let first = old.take().remove(0);
+            first.to.send(Entropy(vec![1; 8]));
+            assert_eq!(driver.used_now(0), [(head, 8)]);
+            let second = driver.offer(0, &[(DATA, 16, WRITE)]);
+            driver.kick(0);
+            assert_eq!(old.take().len(), 1);
+            driver.move_to(fresh(&new));
+            new.take().remove(0).to.send(Entropy(vec![2; 16]));
+            assert_eq!(driver.used_now(0), [(second, 16)]);
+            assert_eq!(driver.bytes(DATA, 16), [2; 16]);
+            assert!(driver.levels().is_empty(), "interrupted before, and not acknowledged");
+        }
     }
 
     #[test]

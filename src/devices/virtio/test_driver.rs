@@ -6,11 +6,13 @@ use std::sync::Arc;
 use super::device::VirtioDevice;
 use super::transport::{MmioSlot, RingOptions, VirtioMmio};
 use crate::actors::cell::DeviceCell;
-use crate::actors::message::{IrqLevel, MmioRead, MmioWrite};
+use crate::actors::message::{IrqLevel, MmioRead, MmioWrite, Resume};
 use crate::actors::outlet::Outlet;
 use crate::actors::probe::Probe;
 use crate::devices::shell::Shell;
 use crate::machine::memory::{GuestRam, RAM_BASE};
+use crate::migration::vmstate::Section;
+use crate::migration::vmstate::tests::migrate;
 
 pub(super) const RAM_SIZE: u64 = 0x40_0000;
 /// Rings of queue `n` are at `RINGS + n * RING_STRIDE`.
@@ -42,6 +44,19 @@ impl<D: VirtioDevice> Driver<D> {
         let mmio = VirtioMmio::new(device, RingOptions::default(), slot);
         let cell = DeviceCell::new(Shell(mmio), D::NAME, Outlet::Unconnected);
         Self { cell, ram, irq, legacy, rings: vec![(0, 0, 0); queues] }
+    }
+
+    /// Move to another machine with the same memory, whose device is `device`, and run there.
+    pub(super) fn move_to(&mut self, device: D) -> Section {
+        let ram = Arc::clone(&self.ram);
+        let slot = MmioSlot { legacy: self.legacy, ram, irq: self.irq.outlet(), line: 7 };
+        let mmio = VirtioMmio::new(device, RingOptions::default(), slot);
+        let to = DeviceCell::new(Shell(mmio), D::NAME, Outlet::Unconnected);
+        let section = migrate(&self.cell, &to);
+        self.cell = to;
+        self.irq.take();
+        self.cell.call(Resume).unwrap();
+        section
     }
 
     pub(super) fn read(&self, offset: u64) -> u32 {

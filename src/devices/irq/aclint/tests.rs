@@ -7,6 +7,7 @@ use crate::actors::probe::Probe;
 use crate::actors::timer::{ArmTimer, Timers};
 use crate::devices::bus::MmioTarget;
 use crate::devices::shell::Shell;
+use crate::migration::vmstate::tests::{assert_described_as_qemus, migrate};
 
 struct Rig {
     aclint: DeviceCell<Shell<Aclint>>,
@@ -132,4 +133,50 @@ fn the_timer_raises_mtip_and_a_stale_one_does_not() {
     assert_eq!(mtip.take().last(), Some(&IrqLevel { line: 0, level: false }));
     timers.addr().do_send(Terminate);
     thread.join().unwrap();
+}
+
+#[test]
+fn state_travels_and_deadlines_are_armed_anew() {
+    assert_described_as_qemus(&migrate(&rig().aclint, &rig().aclint));
+    let (from, to) = (rig(), rig());
+    from.aclint.write(0xbff8, 8, 1 << 40).unwrap();
+    from.aclint.write(0x4000, 8, 5).unwrap();
+    from.aclint.write(0x4008, 8, (1 << 40) + 7).unwrap();
+    migrate(&from.aclint, &to.aclint);
+    assert_eq!(to.aclint.read(0xbff8, 8), Ok(1 << 40));
+    assert_eq!(to.aclint.read(0x4008, 8), Ok((1 << 40) + 7));
+    let armed = to.armed.take();
+    let last: Vec<_> = armed.iter().rev().take(2).map(|arm| arm.deadline_ns).collect();
+    assert_eq!(last, [Some(700), None]);
+    let level = |line| to_level(&to.mtip.take(), line);
+    assert_eq!(level(1), Some(false));
+}
+
+/// The last level that `line` was driven to.
+fn to_level(edges: &[IrqLevel], line: u32) -> Option<bool> {
+    edges.iter().rev().find(|edge| edge.line == line).map(|edge| edge.level)
+}
+
+#[test]
+fn msip_comes_with_the_hart() {
+    let msip = Probe::new();
+    let pending = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let level = Arc::clone(&pending);
+    let wires = HartWires {
+        msip_level: WireLevel(Arc::new(move || level.load(Ordering::SeqCst))),
+        msip: msip.outlet(),
+        mtip: Outlet::Unconnected,
+        timer: TimerPort::played_by(Outlet::Unconnected),
+    };
+    let to = DeviceCell::new(
+        Shell(Aclint::new(Arc::default(), vec![wires])),
+        "aclint",
+        Outlet::Unconnected,
+    );
+    let bytes = vec![0; 9];
+    let load = crate::actors::message::LoadState { name: "riscv_mtimer", version: 1, bytes };
+    assert_eq!(to.call(load).unwrap(), Ok(8));
+    assert_eq!(to.read(0, 4), Ok(1));
+    to.write(0, 4, 0).unwrap();
+    assert_eq!(msip.take(), [IrqLevel { line: 0, level: false }]);
 }

@@ -1,9 +1,10 @@
 use super::*;
 use crate::actors::cell::DeviceCell;
-use crate::actors::message::{MmioFault, Reset};
+use crate::actors::message::{MmioFault, Reset, Resume};
 use crate::actors::probe::Probe;
 use crate::devices::bus::MmioTarget;
 use crate::devices::shell::Shell;
+use crate::migration::vmstate::tests::{assert_described_as_qemus, migrate};
 
 const CLAIM_S0: u64 = 0x20_1004;
 const THRESHOLD_S0: u64 = 0x20_1000;
@@ -164,4 +165,30 @@ fn reset_clears_all_but_the_levels_of_the_lines() {
     assert_eq!(rig.edges(), [(1, true), (1, false)]);
     let state = &rig.lines.0.lock().state;
     assert_eq!(*state, PlicState { level: [1 << 10, 0, 0], ..PlicState::new(4) });
+}
+
+#[test]
+fn state_travels_and_lines_that_are_driven_again_are_no_edges() {
+    assert_described_as_qemus(&migrate(&Rig::new().plic, &Rig::new().plic));
+    let (from, to) = (Rig::new(), Rig::new());
+    for source in [10, 11, 12] {
+        from.write(4 * source, 3);
+    }
+    from.write(ENABLE_S0, 7 << 10);
+    from.write(THRESHOLD_S0, 1);
+    from.line(10, true);
+    assert_eq!(from.read(CLAIM_S0), 10);
+    from.line(11, true);
+    from.line(12, true);
+    from.line(12, false);
+    migrate(&from.plic, &to.plic);
+    let edges = to.edges();
+    assert_eq!(edges.iter().rev().find(|edge| edge.0 == 1), Some(&(1, true)));
+    to.line(10, true);
+    to.line(11, true);
+    to.plic.call(Resume).unwrap();
+    assert_eq!(to.read(PENDING), 3 << 11, "source 10 is being served");
+    assert_eq!([to.read(CLAIM_S0), to.read(CLAIM_S0), to.read(CLAIM_S0)], [11, 12, 0]);
+    to.write(CLAIM_S0, 10);
+    assert_eq!(to.read(CLAIM_S0), 10, "still high");
 }

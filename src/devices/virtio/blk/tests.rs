@@ -1,7 +1,7 @@
 //! The block device as a driver sees it, with a mocked block node and with a real file.
 
 use super::*;
-use crate::actors::message::{Pause, Resume};
+use crate::actors::message::{Pause, Resume, SaveState};
 use crate::actors::probe::Probe;
 use crate::block::node::Drive;
 use crate::devices::virtio::test_driver::{DATA, Driver, WRITE};
@@ -319,4 +319,29 @@ fn an_image_of_odd_size_ends_in_zeroes_and_read_only_stays() {
     driver.kick(0);
     driver.used_within(0, 1);
     assert_eq!(status(&driver, 0), VIRTIO_BLK_S_IOERR as u8);
+}
+
+#[test]
+fn state_travels_when_the_drive_is_drained() {
+    for legacy in [true, false] {
+        let (mut driver, old) = mocked(legacy, info(1 << 20));
+        driver.start(VERSION_1 | EVENT_IDX | 1 << VIRTIO_BLK_F_FLUSH);
+        let head = request(&mut driver, 0, VIRTIO_BLK_T_IN, 0, &[(BUFFER, 512, WRITE)]);
+        driver.kick(0);
+        let busy = driver.cell.call(SaveState { name: "virtio-blk" }).unwrap().unwrap_err();
+        assert_eq!(busy.to_string(), "virtio-blk: 1 requests are under way");
+        let asked = old.take().remove(0);
+        asked.done.send(BlockDone { tag: asked.tag, result: Ok(()) });
+        assert_eq!(driver.used_now(0), [(head, 513)]);
+        driver.cell.call(Pause).unwrap();
+        let next = request(&mut driver, 1, VIRTIO_BLK_T_FLUSH, 0, &[]);
+        driver.kick(0);
+        let new = Probe::new();
+        driver.move_to(Blk::new(BlkOptions::default(), info(1 << 20), new.outlet()));
+        assert_eq!(driver.read(0x60), 1, "the interrupt of the first");
+        let asked = new.take().remove(0);
+        asked.done.send(BlockDone { tag: asked.tag, result: Ok(()) });
+        assert_eq!(driver.used_now(0), [(next, 1)]);
+        assert_eq!(status(&driver, 1), 0);
+    }
 }

@@ -172,3 +172,40 @@ fn a_driver_that_only_asks_costs_nothing() {
     }
     assert_eq!(messages, CONTROL_BACKLOG);
 }
+
+#[test]
+fn state_travels_in_the_middle_of_output_and_input() {
+    let other = |rig: &Rig| {
+        let backend = CharBackend {
+            attach: rig.attach.recipient(),
+            output: rig.output.recipient(),
+            credit: rig.credit.recipient(),
+        };
+        let name = String::new();
+        let port = PortOptions { nr: 0, console: true, name, backend: Some(backend) };
+        Console::new(31, true, vec![port])
+    };
+    for legacy in [true, false] {
+        let (mut from, to) = (rig(legacy, true), rig(legacy, true));
+        from.driver.start(1 << 32);
+        let long = OUTPUT_CHUNK as u32 + 100;
+        let chain = [(DATA, 50, 0), (DATA + 50, long - 50, 0)];
+        let bytes: Vec<u8> = (0..long).map(|i| (i * 7) as u8).collect();
+        from.driver.ram.write(DATA, &bytes).unwrap();
+        let head = from.driver.offer(1, &chain);
+        from.driver.kick(1);
+        let CharOutput(first) = from.output.take().remove(0);
+        from.driver.cell.call(CharInput(b"typed".to_vec())).unwrap();
+        from.driver.move_to(other(&to));
+        let outputs = to.output.take();
+        let CharOutput(rest) = &outputs[0];
+        assert_eq!([first, rest.clone()].concat(), bytes, "no byte twice, none lost");
+        assert_eq!(from.driver.used_now(1), []);
+        from.driver.cell.call(CharWritten(rest.len())).unwrap();
+        assert_eq!(from.driver.used_now(1), [(head, 0)]);
+        let head = from.driver.offer(0, &[(DATA + 0x8000, 64, WRITE)]);
+        from.driver.kick(0);
+        assert_eq!(from.driver.used_now(0), [(head, 5)]);
+        assert_eq!(from.driver.bytes(DATA + 0x8000, 5), b"typed");
+    }
+}
