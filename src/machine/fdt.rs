@@ -29,7 +29,7 @@ pub struct FdtIsa {
     pub isa: String,
     /// `riscv,isa-extensions`.
     pub extensions: Vec<String>,
-    /// Widest translation: `sv57`, `sv48`, `sv39` or `none`.
+    /// `mmu-type` of the widest translation: `riscv,sv57`, `riscv,sv48`, `riscv,sv39`, `riscv,none`.
     pub mmu: &'static str,
     /// Cache-block size in bytes where Zicbom / Zicboz / Zicbop is implemented.
     pub cbom_block: Option<u32>,
@@ -137,7 +137,7 @@ fn cpus(cpus: &mut Node, input: &FdtInput, phandles: &Phandles) {
         cpu.set_strings("riscv,isa-extensions", &extensions)
             .set_strings("riscv,isa-base", &["rv64i"])
             .set_strings("riscv,isa", &[&isa.isa])
-            .set_strings("mmu-type", &[&format!("riscv,{}", isa.mmu)]);
+            .set_strings("mmu-type", &[isa.mmu]);
         cpu.add("interrupt-controller")
             .set_cells("#interrupt-cells", &[1])
             .set_flag("interrupt-controller")
@@ -238,14 +238,24 @@ fn aclint(soc: &mut Node, phandles: &Phandles) {
 }
 
 /// Put the kernel's part into `/chosen`, as QEMU does for its own tree and for `-dtb` alike. An
-/// empty command line leaves a `bootargs` of the user's tree alone.
+/// empty command line leaves a `bootargs` of the user's tree alone. New properties come first, the
+/// latest before the others, as libfdt has it.
 pub fn set_boot_info(tree: &mut DeviceTree, cmdline: &str, initrd: Option<(u64, u64)>) {
     let chosen = tree.root.child_mut("chosen");
-    if !cmdline.is_empty() {
-        chosen.set_strings("bootargs", &[cmdline]);
-    }
+    let mut set = |name: &str, value: Vec<u8>| {
+        if chosen.property(name).is_none() {
+            chosen.properties.insert(0, (name.into(), Vec::new()));
+        }
+        chosen.set(name, value);
+    };
     if let Some((start, end)) = initrd {
-        chosen.set_u64("linux,initrd-start", start).set_u64("linux,initrd-end", end);
+        set("linux,initrd-start", start.to_be_bytes().into());
+        set("linux,initrd-end", end.to_be_bytes().into());
+    }
+    if !cmdline.is_empty() {
+        // A NUL ends the text early, as it would in C.
+        let text = cmdline.bytes().take_while(|&byte| byte != 0);
+        set("bootargs", text.chain([0]).collect());
     }
 }
 
@@ -262,7 +272,7 @@ mod tests {
             isa: FdtIsa {
                 isa: "rv64imafdc_zicsr".into(),
                 extensions: ["i", "m", "a", "f", "d", "c", "zicsr"].map(String::from).to_vec(),
-                mmu: "sv57",
+                mmu: "riscv,sv57",
                 cbom_block: Some(64),
                 cboz_block: Some(64),
                 cbop_block: Some(64),
