@@ -414,7 +414,7 @@ impl Handler<RequestReset> for Vm {
         _: &mut Self::Context,
     ) -> Self::Result {
         AtomicResponse::new(match self.parts.reboot {
-            RebootAction::Shutdown if cause.by_guest() => self.shut_down(cause, 0),
+            RebootAction::Shutdown => self.shut_down(cause, 0),
             _ => self.reset(cause),
         })
     }

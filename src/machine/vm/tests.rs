@@ -119,14 +119,14 @@ async fn a_flood_of_guest_resets_is_one_reset() {
 }
 
 #[actix::test]
-async fn no_reboot_turns_a_guest_reset_into_exit_but_not_a_monitors() {
-    let (vm, m) = vm(RebootAction::Shutdown, ShutdownAction::Poweroff);
-    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
-    let cause = ShutdownCause::HostQmpSystemReset;
-    vm.send(RequestReset { cause }).await.unwrap().unwrap();
-    assert_eq!(m.exit.take(), []);
-    vm.send(RequestReset { cause: ShutdownCause::GuestReset }).await.unwrap().unwrap();
-    assert_eq!(m.exit.take(), [Exited { code: 0 }]);
+async fn no_reboot_turns_a_reset_into_exit_whoever_asks() {
+    for cause in [ShutdownCause::GuestReset, ShutdownCause::HostQmpSystemReset] {
+        let (vm, m) = vm(RebootAction::Shutdown, ShutdownAction::Poweroff);
+        vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
+        vm.send(RequestReset { cause }).await.unwrap().unwrap();
+        assert_eq!(m.exit.take(), [Exited { code: 0 }]);
+        assert_eq!(m.reset.take().len(), 1, "only that of power-on");
+    }
 }
 
 #[actix::test]
