@@ -229,6 +229,9 @@ impl Mux {
         // At start the front end that was asked for last has the focus, whoever attaches first.
         let newest = (0..self.fronts.len()).max_by_key(|&i| self.fronts[i].id.0);
         self.set_focus(if self.complete { index } else { newest.unwrap_or(index) });
+        if self.focus != index {
+            self.fronts[index].event(CharEvent::MuxOut);
+        }
         if self.complete {
             if self.base_open {
                 self.fronts[index].event(CharEvent::Opened);
