@@ -37,7 +37,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>) -> Addr<HmpSession> 
         state: HmpState::default(),
         opened: false,
         connection: 0,
-        focused: true,
+        focus: Focus::Here,
         granted: 0,
         input: VecDeque::new(),
         executing: false,
@@ -47,6 +47,18 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>) -> Addr<HmpSession> 
         flushed: Vec::new(),
     }
     .start()
+}
+
+/// Whether keys and output are ours. A session that is alone on its device always has the focus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Focus {
+    Here,
+    /// The mux has moved on; what was typed before is still answered.
+    Leaving,
+    /// That is answered and its line ended, which is on its way out.
+    Left,
+    /// Output waits.
+    Gone,
 }
 
 /// The session actor.
@@ -59,8 +71,7 @@ pub struct HmpSession {
     opened: bool,
     /// Counts connections, so that a reply to an earlier client is not sent to the next.
     connection: u64,
-    /// Not behind a mux, or in its focus. Output waits while this is false.
-    focused: bool,
+    focus: Focus,
     /// Credit given and not used.
     granted: usize,
     /// Received, not yet looked at.
@@ -107,24 +118,19 @@ impl Handler<CharEvent> for HmpSession {
                 let version = VERSION.qemu;
                 self.print(&format!("QEMU {version} monitor - type 'help' for more information\n"));
                 // Behind a mux the prompt comes with the focus.
-                if self.focused {
+                if self.focus == Focus::Here {
                     self.restart();
                 }
             }
             CharEvent::Closed => self.disconnect(),
             CharEvent::MuxIn => {
-                self.focused = true;
-                if self.opened {
+                let before = std::mem::replace(&mut self.focus, Focus::Here);
+                if self.opened && before != Focus::Leaving {
                     self.restart();
                 }
             }
-            CharEvent::MuxOut => {
-                if self.opened && self.focused {
-                    self.print("\n");
-                    self.flush();
-                }
-                self.focused = false;
-            }
+            CharEvent::MuxOut if self.focus == Focus::Here => self.focus = Focus::Leaving,
+            CharEvent::MuxOut => {}
             CharEvent::Break => {}
         }
         self.advance(ctx);
@@ -200,11 +206,30 @@ impl HmpSession {
                 self.execute(line, ctx);
             }
         }
+        self.leave();
         self.flush();
         let wanted = self.input.is_empty() || self.waiting.is_some();
         if self.opened && wanted && self.granted == 0 {
             self.granted = INPUT_WINDOW;
             self.backend.credit.do_send(CharCredit(INPUT_WINDOW));
+        }
+    }
+
+    /// Let go of the focus once everything that came before is answered and on its way. A wait for
+    /// a migration goes on without it.
+    fn leave(&mut self) {
+        let answered = self.input.is_empty() && !self.executing || self.waiting.is_some();
+        if self.focus == Focus::Leaving && answered {
+            if self.opened {
+                self.print("\n");
+            }
+            self.focus = Focus::Left;
+        }
+        if self.focus == Focus::Left {
+            self.flush();
+            if self.output.is_empty() {
+                self.focus = Focus::Gone;
+            }
         }
     }
 
@@ -272,7 +297,7 @@ impl HmpSession {
     /// A line has been executed.
     fn finish(&mut self) {
         self.executing = false;
-        if self.focused {
+        if self.focus != Focus::Gone {
             self.readline.prompt(&mut self.output);
         }
     }
@@ -310,13 +335,13 @@ impl HmpSession {
     }
 
     fn flush(&mut self) {
-        if self.focused && !self.writing && !self.output.is_empty() {
+        if self.focus != Focus::Gone && !self.writing && !self.output.is_empty() {
             self.writing = true;
             self.backend.output.do_send(CharOutput(std::mem::take(&mut self.output)));
         }
         // Without the focus nothing more gets out, and nobody waits for it.
         let idle = !self.executing || self.waiting.is_some();
-        if !self.writing && idle && (self.output.is_empty() || !self.focused) {
+        if !self.writing && idle && (self.output.is_empty() || self.focus == Focus::Gone) {
             for flushed in self.flushed.drain(..) {
                 // Nobody waits any more if this fails.
                 let _ = flushed.send(());
