@@ -14,6 +14,10 @@ static HOOKS: Once = Once::new();
 /// Signals that end the process without unwinding, after which nothing else would restore.
 const DEADLY: [libc::c_int; 5] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
+/// What handled them before: the runtime, for one, looks for stack overflows. Leaked, for the same
+/// reason as `SAVED`.
+static BEFORE: [AtomicPtr<libc::sigaction>; DEADLY.len()] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; DEADLY.len()];
 
 /// Standard input in raw mode until dropped.
 #[derive(Debug)]
@@ -98,11 +102,26 @@ extern "C" fn at_exit() {
     restore();
 }
 
-extern "C" fn on_deadly_signal(signal: libc::c_int) {
+extern "C" fn on_deadly_signal(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _: *mut libc::c_void,
+) {
     restore();
-    // The handler was one-shot: the default action, or a core dump, comes with the second.
-    // SAFETY: `raise` is async-signal-safe.
-    unsafe { libc::raise(signal) };
+    let before = DEADLY.iter().position(|deadly| *deadly == signal);
+    let before = before.map_or(std::ptr::null_mut(), |at| BEFORE[at].load(Ordering::Acquire));
+    // SAFETY: the kernel passes a valid `siginfo_t`, `before` is null or a leaked action that is
+    // never written again, and `sigaction`, `signal` and `raise` are async-signal-safe.
+    unsafe {
+        // A fault happens again on return, and is its former handler's then. A signal that was
+        // sent does not; it takes its default action at once.
+        if (*info).si_code > 0 && !before.is_null() {
+            libc::sigaction(signal, before, std::ptr::null_mut());
+        } else {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
 }
 
 fn install_hooks() {
@@ -113,18 +132,18 @@ fn install_hooks() {
     }));
     // SAFETY: `at_exit` is a function without captures that does not unwind.
     unsafe { libc::atexit(at_exit) };
-    for signal in DEADLY {
-        // SAFETY: both structures are valid for the calls; the handler is async-signal-safe and is
-        // installed only where no other handler (such as the runtime's for stack overflows) is.
+    for (signal, before) in DEADLY.into_iter().zip(&BEFORE) {
+        // SAFETY: the structures are valid for the calls, and the handler, which has the three
+        // arguments that SA_SIGINFO promises, is async-signal-safe.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
-            if libc::sigaction(signal, std::ptr::null(), &mut action) == 0
-                && action.sa_sigaction == libc::SIG_DFL
-            {
-                action.sa_sigaction = on_deadly_signal as *const () as libc::sighandler_t;
-                action.sa_flags = libc::SA_RESETHAND | libc::SA_NODEFER | libc::SA_ONSTACK;
-                libc::sigaction(signal, &action, std::ptr::null_mut());
+            if libc::sigaction(signal, std::ptr::null(), &mut action) != 0 {
+                continue;
             }
+            before.store(Box::into_raw(Box::new(action)), Ordering::Release);
+            action.sa_sigaction = on_deadly_signal as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK;
+            libc::sigaction(signal, &action, std::ptr::null_mut());
         }
     }
 }
