@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let code = match cli::parse(std::env::args_os()) {
         Ok(Invocation::Print(text)) => print(&text).map_or_else(
             |error| {
-                report::early(&program, &format!("{error:#}"));
+                report::early(&program, &report::sentence(&error));
                 1
             },
             |()| 0,
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
                 report::line(&warning);
             }
             run(*spec).unwrap_or_else(|error| {
-                report::line(&format!("{error:#}"));
+                report::line(&report::sentence(&error));
                 1
             })
         }

@@ -31,6 +31,32 @@ pub fn early(program: &str, line: &str) {
     write(&Prefix { program: program.to_owned(), ..Prefix::default() }, line);
 }
 
+/// An error and its causes, as one sentence. A cause that the error in front of it has quoted is
+/// not said again, and the operating system's errors are words only.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = unnumbered(&cause.to_string());
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// A text without the numbers that Rust adds to the operating system's errors.
+fn unnumbered(text: &str) -> String {
+    let mut words = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        words.push_str(before);
+        rest = after.split_once(')').map_or("", |(_, after)| after);
+    }
+    words + rest
+}
+
 /// Write a line. That nobody can see it is not reported.
 pub fn line(line: &str) {
     write(PREFIX.get_or_init(Prefix::default), line);
@@ -83,6 +109,16 @@ fn iso8601(now: SystemTime) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_cause_is_said_once_and_in_words() {
+        let missing = || std::io::Error::from_raw_os_error(2);
+        let error = anyhow::Error::from(missing()).context("could not load kernel 'x'");
+        assert_eq!(sentence(&error), "could not load kernel 'x': No such file or directory");
+        let quoted = format!("cannot open x: {}", missing());
+        let error = anyhow::Error::from(missing()).context(quoted);
+        assert_eq!(sentence(&error), "cannot open x: No such file or directory");
+    }
 
     #[test]
     fn a_line_starts_with_what_was_asked_for() {
