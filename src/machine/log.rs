@@ -20,7 +20,7 @@ use crate::report;
 
 /// The log file cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not open log file {path}: {source}")]
+#[error("Error opening logfile {path}: {source}")]
 pub struct LogError {
     path: String,
     source: io::Error,

@@ -375,7 +375,7 @@ fn show_step(observer: &mut Option<EntryObserver>, hart: &Hart) {
     }
 }
 
-/// The line of `-d int`.
+/// The line of `-d int`, which starts with the name of QEMU's function.
 fn log_trap(hart: &Hart, trap: Trap) {
     tracing::info!(
         target: "int",
