@@ -1,0 +1,16 @@
+//! The whole program, over its real sockets, terminal, pipes and files: the embedded guest, Debian,
+//! and small bare-metal programs in it.
+
+mod backends;
+mod bare;
+mod console;
+mod device_tree;
+mod greeter;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod linux;
+#[path = "../oracle/mod.rs"]
+mod oracle;
+mod process;
+mod refusals;
+mod transcript;
