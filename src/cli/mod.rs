@@ -9,6 +9,7 @@ mod argv;
 mod backends;
 mod boards;
 mod disks;
+mod migration;
 mod models;
 mod options;
 mod opts;
@@ -27,6 +28,7 @@ use crate::machine::spec::{
     LogSpec, MachineOptions, MachineSpec, MessageFormat, MonitorSpec, ObjectSpec, ProcessSpec,
     RtcSpec, Smp,
 };
+use crate::migration::message::Settings;
 use argv::Occurrence;
 
 /// What the process is asked to do.
@@ -186,6 +188,9 @@ impl Session {
             devices: Vec::<DeviceSpec>::new(),
             objects: Vec::<ObjectSpec>::new(),
             globals: Vec::<GlobalSpec>::new(),
+            incoming: None,
+            only_migratable: false,
+            migration: Settings::default(),
             start_paused: false,
             actions: Actions::default(),
             rtc: RtcSpec::default(),
@@ -244,6 +249,8 @@ impl Session {
                 let global = models::global(text)?;
                 self.spec.globals.push(global);
             }
+            "incoming" => self.spec.incoming = Some(migration::incoming(text, origin)?),
+            "only-migratable" => self.spec.only_migratable = true,
             "fw_cfg" => models::fw_cfg(text, origin, &mut self.spec.fw_cfg, &mut self.warnings)?,
             "drive" => self.disks.drive(text, origin, &mut self.warnings)?,
             "pflash" => self.disks.flash(text, origin)?,
@@ -275,6 +282,7 @@ impl Session {
         self.board.finish(&mut self.spec, &self.data_dirs, &mut self.warnings)?;
         self.backends.finish(&mut self.spec, &mut self.warnings)?;
         self.disks.finish(&mut self.spec)?;
+        migration::globals(&mut self.spec)?;
         self.models.finish(&mut self.spec, &mut self.warnings)?;
         Ok(Invocation::Run { spec: Box::new(self.spec), warnings: self.warnings })
     }

@@ -161,6 +161,13 @@ const OPTIONS: &[(&str, &[Row])] = &[
                 "monitor on a character device",
             ),
             row("pidfile", "FILE", "write the process id to FILE"),
+            row(
+                "incoming",
+                "URI|defer",
+                "wait for a migration: tcp:HOST:PORT, unix:PATH, vsock:CID:PORT, fd:N,\n\
+                 exec:COMMAND, file:PATH[,offset=N], or what migrate-incoming will say",
+            ),
+            row("only-migratable", "", "refuse what cannot migrate"),
             row("S", "", "do not start the harts (type 'c' at the monitor)"),
             row("d", "item[,item...]", "log these ('-d help' lists them)"),
             row("D", "FILE", "write the log to FILE, not to standard error"),
@@ -205,7 +212,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("fsdev|virtfs", "value", "file system devices are not available"),
             refused("full-screen", "", "there is no graphical output"),
             refused("icount", "value", "instruction counting is not available"),
-            refused("incoming", "value", "migration is not available"),
             refused("iscsi", "value", "iSCSI is not available"),
             refused("jitdump|perfmap", "", "maps of translated code are not available"),
             refused(
@@ -219,7 +225,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("mtdblock|sd", "value", "the machine has no such memory"),
             refused("netdev", "value", "network devices are not available; only -nic none"),
             refused("numa", "value", "NUMA nodes are not available"),
-            refused("only-migratable", "", "migration is not available"),
             refused("plugin", "value", "plugins are not available"),
             refused("preconfig", "", "the machine cannot be configured at run time"),
             refused("readconfig", "value", "configuration files are not available"),

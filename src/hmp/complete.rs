@@ -3,9 +3,9 @@
 
 use super::arguments::Kind;
 use super::command::{Action, HmpCommand};
-use super::migration_settings;
 use super::table::COMMANDS;
 use crate::migration::capability::Capability;
+use crate::migration::parameter_text;
 
 /// What the last word of a line can become.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ fn within(table: &'static [HmpCommand], words: &[&str]) -> Completions {
     }
     match words().nth(rest.len() - 1).map(|argument| argument.kind) {
         Some(Kind::Capability) => among(Capability::ALL.into_iter().map(Capability::name), last),
-        Some(Kind::MigrationParameter) => among(migration_settings::parameter_names(), last),
+        Some(Kind::MigrationParameter) => among(parameter_text::names(), last),
         Some(Kind::Switch) => among(["off", "on"].into_iter(), last),
         _ => Completions::default(),
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::command::Call;
+use super::command::{Call, Terminal};
 use super::migration_settings;
 use crate::migration::cache::MigrationInfo;
 use crate::migration::capability::Capability;
@@ -14,6 +14,7 @@ use crate::qmp::command::Command;
 use crate::qmp::commands::migration::{
     AnnounceSelf, MigrateCancel, MigrateContinue, MigratePause, MigrateStartPostcopy, QueryMigrate,
 };
+use crate::qmp::commands::migration_start::{Migrate, MigrateIncoming, MigrateRecover};
 use crate::qmp::error::QmpError;
 
 type Outcome = Result<(), QmpError>;
@@ -23,6 +24,35 @@ type Outcome = Result<(), QmpError>;
 const CLEAR_BITMAP_SHIFT: u32 = 18;
 
 // Writing to a String cannot fail, so results of `writeln!` below are dropped.
+
+/// The migration that has been started: wait for it, or say that this terminal cannot.
+fn started(call: &mut Call) {
+    match call.terminal {
+        Terminal::Waits => call.awaits_migration = true,
+        Terminal::CannotWait => call
+            .out
+            .push_str("terminal does not allow synchronous migration, continuing detached\n"),
+    }
+}
+
+pub(super) async fn migrate(call: &mut Call) -> Outcome {
+    let uri = call.arguments.text("uri").unwrap_or_default();
+    Migrate::to(uri, call.arguments.flag("resume")).run(&call.services).await?;
+    if !call.arguments.flag("detach") {
+        started(call);
+    }
+    Ok(())
+}
+
+pub(super) async fn incoming(call: &mut Call) -> Outcome {
+    let uri = call.arguments.text("uri").map(str::to_owned);
+    MigrateIncoming { uri, ..Default::default() }.run(&call.services).await.map(drop)
+}
+
+pub(super) async fn recover(call: &mut Call) -> Outcome {
+    let uri = call.arguments.text("uri").unwrap_or_default().to_owned();
+    MigrateRecover { uri }.run(&call.services).await.map(drop)
+}
 
 pub(super) async fn cancel(call: &mut Call) -> Outcome {
     MigrateCancel {}.run(&call.services).await.map(drop)

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 use super::command::Call;
-use crate::cli::value;
 use crate::migration::capability::Capability;
+use crate::migration::parameter_text;
 use crate::migration::parameters::Parameters;
 use crate::qmp::command::Command;
 use crate::qmp::commands::migration_settings::{
@@ -18,58 +18,7 @@ use crate::qmp::visit;
 
 type Outcome = Result<(), QmpError>;
 
-/// How the value of a parameter is written.
-#[derive(Debug, Clone, Copy)]
-enum Form {
-    Number,
-    /// Bytes, or a number that may have a suffix all the same.
-    Size,
-    /// Bytes; without a suffix, MiB.
-    Mebibytes,
-    Switch,
-    /// Text, or a word of a list that is checked where the parameter is set.
-    Text,
-    OnlyQmp,
-}
-
-/// Every parameter, in QAPI's order.
-const PARAMETERS: [(&str, Form); 29] = [
-    ("announce-initial", Form::Size),
-    ("announce-max", Form::Size),
-    ("announce-rounds", Form::Size),
-    ("announce-step", Form::Size),
-    ("throttle-trigger-threshold", Form::Number),
-    ("cpu-throttle-initial", Form::Number),
-    ("cpu-throttle-increment", Form::Number),
-    ("cpu-throttle-tailslow", Form::Switch),
-    ("tls-creds", Form::Text),
-    ("tls-hostname", Form::Text),
-    ("tls-authz", Form::Text),
-    ("max-bandwidth", Form::Mebibytes),
-    ("avail-switchover-bandwidth", Form::Mebibytes),
-    ("downtime-limit", Form::Size),
-    ("x-checkpoint-delay", Form::Number),
-    ("multifd-channels", Form::Number),
-    ("xbzrle-cache-size", Form::Size),
-    ("max-postcopy-bandwidth", Form::Size),
-    ("max-cpu-throttle", Form::Number),
-    ("multifd-compression", Form::Text),
-    ("multifd-zlib-level", Form::Number),
-    ("multifd-qatzip-level", Form::Number),
-    ("multifd-zstd-level", Form::Number),
-    ("block-bitmap-mapping", Form::OnlyQmp),
-    ("x-vcpu-dirty-limit-period", Form::Size),
-    ("vcpu-dirty-limit", Form::Size),
-    ("mode", Form::Text),
-    ("zero-page-detection", Form::Text),
-    ("direct-io", Form::Switch),
-];
-
 // Writing to a String cannot fail, so results of `writeln!` below are dropped.
-
-pub(super) fn parameter_names() -> impl Iterator<Item = &'static str> {
-    PARAMETERS.into_iter().map(|(name, _)| name)
-}
 
 pub(super) async fn set_capability(call: &mut Call) -> Outcome {
     let name = call.arguments.text("capability").unwrap_or_default();
@@ -85,47 +34,13 @@ pub(super) async fn set_capability(call: &mut Call) -> Outcome {
 pub(super) async fn set_parameter(call: &mut Call) -> Outcome {
     let name = call.arguments.text("parameter").unwrap_or_default();
     let text = call.arguments.text("value").unwrap_or_default();
-    let value = parse(name, text)?;
+    let value = parameter_text::parse(name, text, 1 << 20)?.ok_or_else(|| unknown(name))?;
     let command: MigrateSetParameters = visit::arguments(Map::from_iter([(name.into(), value)]))?;
     command.run(&call.services).await.map(drop)
 }
 
 fn unknown(name: &str) -> QmpError {
     QmpError::generic(format!("invalid parameter value: {name}"))
-}
-
-/// What QMP would be given for `text`.
-fn parse(name: &str, text: &str) -> Result<Value, QmpError> {
-    let form = PARAMETERS.into_iter().find(|(known, _)| *known == name).map(|(_, form)| form);
-    let refused = |error: crate::cli::OptionError| QmpError::generic(error.to_string());
-    let signed = |bytes: u64| i64::try_from(bytes).is_ok();
-    let invalid = || QmpError::generic(format!("Invalid size {text}"));
-    match form.ok_or_else(|| unknown(name))? {
-        Form::Text => Ok(text.into()),
-        Form::Switch => value::switch(name, text).map(Value::from).map_err(refused),
-        Form::Number => match value::uint(text) {
-            Some(number) => Ok(number.into()),
-            None => Err(QmpError::generic(format!("Parameter '{name}' expects uint64"))),
-        },
-        Form::Size => match value::size(name, text, 1) {
-            Ok(bytes) if name == "xbzrle-cache-size" && !signed(bytes) => Err(invalid()),
-            Ok(bytes) => Ok(bytes.into()),
-            Err(crate::cli::OptionError::ExpectsSize { .. }) => Err(QmpError::generic(format!(
-                "Parameter '{name}' expects a non-negative number below 2^64\n\
-                 Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
-                 and exabytes, respectively."
-            ))),
-            Err(error) => Err(refused(error)),
-        },
-        Form::Mebibytes => {
-            let bytes = value::size(name, text, 1 << 20).ok().filter(|bytes| signed(*bytes));
-            bytes.map(Value::from).ok_or_else(invalid)
-        }
-        Form::OnlyQmp => {
-            let sentence = "The block-bitmap-mapping parameter can only be set through QMP";
-            Err(QmpError::generic(sentence))
-        }
-    }
 }
 
 pub(super) async fn info_capabilities(call: &mut Call) -> Outcome {

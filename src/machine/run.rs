@@ -19,7 +19,6 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
-use crate::migration::message::Settings;
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
 use crate::{hmp, qmp, report, signals, terminal};
@@ -202,8 +201,8 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
         chardevs,
         accelerator,
         blockers: Arc::new([]),
-        only_migratable: false,
-        migration: Settings::default(),
+        only_migratable: spec.only_migratable,
+        migration: spec.migration.clone(),
         terminal_monitor: spec.monitors.iter().any(|monitor| is_on_terminal(spec, monitor)),
     }
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::message::{PanicAction, RebootAction, ShutdownAction};
 use crate::chardev::spec::ChardevSpec;
+use crate::migration::channel::Address;
+use crate::migration::message::Settings;
 
 /// Bytes of RAM when `-m` is not given.
 pub const DEFAULT_RAM_SIZE: u64 = 128 << 20;
@@ -56,6 +58,12 @@ pub struct MachineSpec {
     pub objects: Vec<ObjectSpec>,
     /// `-global driver.property=value`.
     pub globals: Vec<GlobalSpec>,
+    /// `-incoming`: what runs comes from another machine.
+    pub incoming: Option<Incoming>,
+    /// `-only-migratable`
+    pub only_migratable: bool,
+    /// What `-global migration.…` says.
+    pub migration: Settings,
     /// `-S`: stay in `prelaunch` until `cont`.
     pub start_paused: bool,
     pub actions: Actions,
@@ -67,6 +75,15 @@ pub struct MachineSpec {
     pub process: ProcessSpec,
     /// Started without any argument: run the embedded default guest.
     pub embedded_guest: bool,
+}
+
+/// `-incoming`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// `migrate-incoming` will say where from.
+    Defer,
+    /// Wait for it here; `origin` is the option as written, which starts an error message.
+    At { address: Address, origin: String },
 }
 
 /// What follows `-machine virt`.

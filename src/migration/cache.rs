@@ -89,9 +89,11 @@ impl MigrationCache {
     }
 
     /// A source is about to be asked to start: until it tells something, or `not_started`, a
-    /// migration is under way.
-    pub fn starting(&mut self) {
-        self.starting = true;
+    /// migration is under way. False if there is one already.
+    pub fn claim(&mut self) -> bool {
+        let free = self.busy().is_none();
+        self.starting |= free;
+        free
     }
 
     /// It has not been, and has told nothing.

@@ -128,8 +128,9 @@ pub struct Ping;
 pub type Blockers = Arc<[String]>;
 
 /// Monitor → source: start (`migrate`). Channels that are opened on the spot (fd, file, exec)
-/// answer their failure here as well as by `Failed`; for the others the answer is at once.
-#[derive(Debug, Message)]
+/// answer their failure here as well as by `Failed`; for the others the answer is at once. `Setup`
+/// (when resuming, `PostcopyRecoverSetup`) is told before the answer.
+#[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), ErrorDesc>")]
 pub struct StartMigration {
     pub address: Address,
@@ -140,7 +141,7 @@ pub struct StartMigration {
 
 /// Monitor → destination: listen and load (`-incoming URI`, `migrate-incoming`). Answered when it
 /// listens or could not.
-#[derive(Debug, Message)]
+#[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), ErrorDesc>")]
 pub struct StartIncoming {
     pub address: Address,
@@ -150,7 +151,7 @@ pub struct StartIncoming {
 }
 
 /// Monitor → destination: `migrate-recover`: listen anew for a paused postcopy.
-#[derive(Debug, Message)]
+#[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), ErrorDesc>")]
 pub struct RecoverIncoming {
     pub address: Address,

@@ -12,6 +12,7 @@ pub mod capability;
 pub mod channel;
 pub mod destination;
 pub mod message;
+pub mod parameter_text;
 pub mod parameters;
 pub mod return_path;
 pub mod sections;

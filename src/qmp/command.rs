@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    chardev, human, introspect, machine, memory, migration, migration_settings, status,
+    chardev, human, introspect, machine, memory, migration, migration_settings, migration_start,
+    status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -84,6 +85,9 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<migration_settings::MigrateSetParameters>(),
         entry::<migration_settings::QueryMigrateCapabilities>(),
         entry::<migration_settings::QueryMigrateParameters>(),
+        entry::<migration_start::Migrate>(),
+        entry::<migration_start::MigrateIncoming>(),
+        entry::<migration_start::MigrateRecover>(),
         entry::<status::Cont>(),
         entry::<status::QueryStatus>(),
         entry::<status::Quit>(),

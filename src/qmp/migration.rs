@@ -12,20 +12,23 @@ use tokio::sync::watch;
 use super::error::QmpError;
 use crate::migration::cache::MigrationCache;
 use crate::migration::message::{
-    CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, Settings, Side,
-    StartPostcopy, UpdateParameters,
+    CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, RecoverIncoming,
+    Settings, Side, StartIncoming, StartMigration, StartPostcopy, UpdateParameters,
 };
 use crate::migration::status::{ErrorDesc, MigrationState};
 
 /// Every message the monitors send to the migration actors.
 #[derive(Debug, Clone)]
 pub struct MigrationLink {
+    pub start: Recipient<StartMigration>,
     pub cancel: Recipient<CancelMigration>,
     pub go_on: Recipient<ContinueMigration>,
     pub start_postcopy: Recipient<StartPostcopy>,
     pub pause: Recipient<PauseMigration>,
     pub update: Recipient<UpdateParameters>,
     pub ping_source: Recipient<Ping>,
+    pub incoming: Recipient<StartIncoming>,
+    pub recover: Recipient<RecoverIncoming>,
     pub pause_incoming: Recipient<PauseMigration>,
     pub ping_destination: Recipient<Ping>,
 }
@@ -35,21 +38,29 @@ impl MigrationLink {
     pub fn to<S, D>(source: &Addr<S>, destination: &Addr<D>) -> Self
     where
         S: Actor<Context = Context<S>>
+            + Handler<StartMigration>
             + Handler<CancelMigration>
             + Handler<ContinueMigration>
             + Handler<StartPostcopy>
             + Handler<PauseMigration>
             + Handler<UpdateParameters>
             + Handler<Ping>,
-        D: Actor<Context = Context<D>> + Handler<PauseMigration> + Handler<Ping>,
+        D: Actor<Context = Context<D>>
+            + Handler<StartIncoming>
+            + Handler<RecoverIncoming>
+            + Handler<PauseMigration>
+            + Handler<Ping>,
     {
         Self {
+            start: source.clone().recipient(),
             cancel: source.clone().recipient(),
             go_on: source.clone().recipient(),
             start_postcopy: source.clone().recipient(),
             pause: source.clone().recipient(),
             update: source.clone().recipient(),
             ping_source: source.clone().recipient(),
+            incoming: destination.clone().recipient(),
+            recover: destination.clone().recipient(),
             pause_incoming: destination.clone().recipient(),
             ping_destination: destination.clone().recipient(),
         }
@@ -69,6 +80,8 @@ pub struct Migration {
     monitor: Recipient<MigrationEvent>,
     /// An actor has been asked whether it lives.
     asked: AtomicBool,
+    /// The destination listens, or has.
+    arrival: AtomicBool,
 }
 
 /// What has become of a migration that somebody waits for.
@@ -93,7 +106,23 @@ impl Migration {
             changed: watch::Sender::new(0),
             monitor,
             asked: AtomicBool::new(false),
+            arrival: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the one incoming migration of this machine has been started.
+    pub fn has_arrival(&self) -> bool {
+        self.arrival.load(Ordering::Relaxed)
+    }
+
+    /// Start it; false if it has been.
+    pub fn claim_arrival(&self) -> bool {
+        !self.arrival.swap(true, Ordering::Relaxed)
+    }
+
+    /// It could not be started.
+    pub fn no_arrival(&self) {
+        self.arrival.store(false, Ordering::Relaxed);
     }
 
     /// The actors are there. Those that came first stay.

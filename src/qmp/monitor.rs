@@ -10,6 +10,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, Res
 use serde_json::{Map, Value};
 
 use super::command::{self, Entry};
+use super::commands::migration_start;
 use super::error::QmpError;
 use super::event::{self, Event};
 use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, Services};
@@ -19,6 +20,7 @@ use crate::hmp::command::Terminal;
 use crate::machine::message::{SubscribeEvents, VmEvent};
 use crate::migration::cache::MigrationCache;
 use crate::migration::capability::Capability;
+use crate::migration::channel::Address;
 use crate::migration::message::MigrationEvent;
 use crate::migration::status::MigrationState;
 
@@ -50,6 +52,11 @@ pub struct ExecuteHuman {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Outlook")]
 pub struct AwaitMigration;
+
+/// Whoever starts the machine → monitor: wait for a migration here (`-incoming`).
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), QmpError>")]
+pub struct Listen(pub Address);
 
 /// Whoever builds the machine → monitor: the migration actors are there. What they tell goes to the
 /// monitor as `MigrationEvent`.
@@ -164,6 +171,15 @@ impl Handler<AwaitMigration> for Monitor {
             services.migration.check_actor(services.bound).await;
             services.migration.outlook(PROGRESS).await
         })
+    }
+}
+
+impl Handler<Listen> for Monitor {
+    type Result = ResponseFuture<Result<(), QmpError>>;
+
+    fn handle(&mut self, Listen(address): Listen, _: &mut Self::Context) -> Self::Result {
+        let services = Arc::clone(&self.services);
+        Box::pin(async move { migration_start::listen(&services, address, true).await })
     }
 }
 

@@ -8,4 +8,5 @@ pub mod machine;
 pub mod memory;
 pub mod migration;
 pub mod migration_settings;
+pub mod migration_start;
 pub mod status;
