@@ -120,10 +120,10 @@ macro_rules! plays {
                 let text = format!("{message:?}");
                 self.asked.push(text);
                 let ($puppet, $m) = (self, message);
-                let answer = $answer;
                 if $puppet.deaf && !stringify!($message).starts_with("Start") {
                     return Box::pin(std::future::pending());
                 }
+                let answer = $answer;
                 Box::pin(async move { answer })
             }
         })*
