@@ -9,6 +9,7 @@ use crate::migration::channel::{Address, MigrationChannel};
 use crate::migration::message::Settings;
 use crate::migration::parameter_text;
 use crate::qmp::commands::migration_settings::MigrateSetParameters;
+use crate::qmp::error::QmpError;
 use crate::qmp::visit;
 
 /// The driver that `-global` means by migrations.
@@ -67,7 +68,11 @@ fn set(settings: &mut Settings, property: &str, text: &str) -> Result<(), Option
             settings.capabilities.set(capability, value::switch(property, text)?);
             return Ok(());
         }
-        let said = |error: crate::qmp::error::QmpError| OptionError::Refused(error.desc);
+        // The first line of the sentence; what follows it is advice for a monitor.
+        let said = |error: QmpError| {
+            let line = error.desc.lines().next().unwrap_or_default();
+            OptionError::Refused(line.to_owned())
+        };
         if let Some(value) = parameter_text::parse(name, text, 1).map_err(said)? {
             let given = Map::from_iter([(name.to_owned(), value)]);
             let given = visit::arguments::<MigrateSetParameters>(given).map_err(said)?;

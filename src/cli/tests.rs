@@ -4,6 +4,10 @@ use super::*;
 use crate::chardev::spec::{ChardevKind, SocketAddress};
 use crate::machine::message::{PanicAction, RebootAction, ShutdownAction};
 use crate::machine::spec::*;
+use crate::migration::capability::Capability;
+use crate::migration::channel::Address;
+use crate::migration::message::Settings;
+use crate::migration::parameters::MultifdCompression;
 
 fn parse_line(line: &str) -> Result<Invocation, CliError> {
     let words = std::iter::once("/usr/bin/understudy").chain(line.split_whitespace());
@@ -137,6 +141,12 @@ fn refusals_as_qemu() {
          are needed",
         "-fw_cfg name=opt/x,foo=x: Invalid parameter 'foo'",
         "-global foo=bar: Invalid parameter 'foo'",
+        "-global migration.bogus=1: can't apply global migration.bogus=1: Property \
+         'migration.bogus' not found",
+        "-incoming bogus:x: unknown migration protocol: bogus:x",
+        "-incoming tcp:127.0.0.1: error parsing address '127.0.0.1'",
+        "-incoming defer2: Parameter 'channel-type' does not accept value 'defer2'",
+        "-incoming {\"channel-type\":\"main\"}: Parameter 'addr' is missing",
     ] {
         let option = line.split_once(": ").map_or(line, |(option, _)| option);
         assert_eq!(refusal(option), line);
@@ -185,6 +195,18 @@ fn refusals_across_options() {
             "-global virtio-rng-device.bar=1 -device virtio-rng-device",
             "can't apply global virtio-rng-device.bar=1: Property 'virtio-rng-device.bar' not \
              found",
+        ),
+        (
+            "-global migration.multifd-channels=0",
+            "Parameter 'multifd_channels' expects a value between 1 and 255",
+        ),
+        (
+            "-global migration.x-multifd=on -global migration.x-xbzrle=on",
+            "Multifd is not compatible with xbzrle",
+        ),
+        (
+            "-global migration.announce-step=x",
+            "Parameter 'announce-step' expects a non-negative number below 2^64",
         ),
     ] {
         let text = refusal(line);
@@ -323,6 +345,29 @@ fn sockets() {
     assert_eq!(client.reconnect, Some(std::time::Duration::from_millis(100)));
     assert!(!client.wait && !client.server);
     assert!(matches!(client.address, SocketAddress::Unix { path, .. } if path.ends_with("a,b")));
+}
+
+#[test]
+fn migrations() {
+    let plain = spec("-nographic");
+    assert_eq!((plain.incoming, plain.only_migratable), (None, false));
+    assert_eq!(plain.migration, Settings::default());
+    let given = spec(
+        "-incoming tcp:[::1]:9,ipv6=on -only-migratable -global migration.x-max-bandwidth=5k \
+         -global migration.multifd=on -global migration.x-events=on \
+         -global migration.multifd-compression=zstd",
+    );
+    let Some(Incoming::At { address: Address::Inet(inet), origin }) = given.incoming else {
+        panic!("{:?}", given.incoming)
+    };
+    assert_eq!((inet.host.as_str(), inet.port.as_str(), inet.ipv6), ("::1", "9", Some(true)));
+    assert_eq!(origin, "-incoming tcp:[::1]:9,ipv6=on");
+    assert!(given.only_migratable && given.globals.is_empty());
+    let Settings { capabilities, parameters } = given.migration;
+    assert_eq!(capabilities, [Capability::Events, Capability::Multifd].into_iter().collect());
+    assert_eq!(parameters.max_bandwidth, 5 << 10);
+    assert_eq!(parameters.multifd_compression, MultifdCompression::Zstd);
+    assert_eq!(spec("-incoming defer").incoming, Some(Incoming::Defer));
 }
 
 #[test]

@@ -80,10 +80,12 @@ impl Handler<After> for Puppet {
     }
 }
 
+type Strings = Box<dyn FnOnce(&mut Puppet, &mut Context<Puppet>) + Send>;
+
 /// Pull its strings.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Pull(Box<dyn FnOnce(&mut Puppet, &mut Context<Puppet>) + Send>);
+struct Pull(Strings);
 
 impl Handler<Pull> for Puppet {
     type Result = ();
