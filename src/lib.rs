@@ -13,6 +13,7 @@ pub mod machine;
 pub mod migration;
 pub mod net;
 pub mod qmp;
+pub mod qtest;
 pub mod report;
 pub mod signals;
 pub mod terminal;

@@ -23,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
+use actix::dev::RecipientRequest;
 use actix::{Actor, ActorContext as _, Addr, Handler, Message};
 
 use super::context::{InlineContext, panic_reason};
@@ -74,6 +75,8 @@ struct Shared {
     /// The deadline that the thread sleeps towards; 0 while time stands still, when no deadline
     /// is worth waking it for.
     next_wake: AtomicU64,
+    /// The machine is paused: nothing fires.
+    paused: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -88,6 +91,26 @@ impl Shared {
             thread.unpark();
         }
     }
+
+    /// Disarm the slots that are due at `now` and hand each to `send`; the earliest deadline of
+    /// the others.
+    fn fire(&self, now: u64, mut send: impl FnMut(&Outlet<TimerFired>, TimerFired)) -> u64 {
+        let mut next = NEVER;
+        for (i, slot) in self.slots.iter().enumerate() {
+            let deadline = slot.deadline.load(Ordering::SeqCst);
+            if deadline > now {
+                next = next.min(deadline);
+            } else if slot
+                .deadline
+                .compare_exchange(deadline, NEVER, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+                && let Some(outlet) = slot.outlet.get()
+            {
+                send(outlet, TimerFired { slot: i as u32, deadline_ns: deadline });
+            }
+        }
+        next
+    }
 }
 
 /// The timer actor as the wiring holds it.
@@ -95,6 +118,7 @@ impl Shared {
 pub struct Timers {
     shared: Arc<Shared>,
     addr: Addr<TimerActor>,
+    clock: Arc<VirtualClock>,
 }
 
 impl Timers {
@@ -107,10 +131,14 @@ impl Timers {
         let slots = (0..SLOTS)
             .map(|_| Slot { deadline: AtomicU64::new(NEVER), ..Slot::default() })
             .collect();
-        let shared =
-            Arc::new(Shared { slots, next_wake: AtomicU64::new(0), thread: OnceLock::new() });
+        let shared = Arc::new(Shared {
+            slots,
+            next_wake: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        });
         let (addr, mut mailbox) = ThreadMailbox::new(Arc::new(|| ()));
-        let mut actor = TimerActor { shared: Arc::clone(&shared), clock, paused: false };
+        let mut actor = TimerActor { shared: Arc::clone(&shared), clock: Arc::clone(&clock) };
         let thread = std::thread::Builder::new().name("timer".to_owned()).spawn(move || {
             let run = || actor.run(&mut mailbox);
             if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
@@ -119,7 +147,7 @@ impl Timers {
             }
         })?;
         let _ = shared.thread.set(thread.thread().clone());
-        Ok((Self { shared, addr }, thread))
+        Ok((Self { shared, addr, clock }, thread))
     }
 
     /// Take a slot, to be connected by the device that gets it.
@@ -142,6 +170,30 @@ impl Timers {
     pub fn arm_outlet(&self) -> Outlet<ArmTimer> {
         let shared = Arc::clone(&self.shared);
         Outlet::fold(move |arm| shared.arm(arm))
+    }
+
+    /// The earliest deadline in virtual nanoseconds; none while the machine is paused.
+    pub fn next_deadline(&self) -> Option<u64> {
+        if self.shared.paused.load(Ordering::SeqCst) {
+            return None;
+        }
+        let deadlines = self.shared.slots.iter().map(|s| s.deadline.load(Ordering::SeqCst));
+        deadlines.min().filter(|&deadline| deadline != NEVER)
+    }
+
+    /// Fire what is due now, on this thread: for whoever steps the clock and must not go on before
+    /// every receiver has handled it, which is when the requests are answered.
+    pub fn fire_due(&self) -> Vec<RecipientRequest<TimerFired>> {
+        let mut requests = Vec::new();
+        if !self.shared.paused.load(Ordering::SeqCst) {
+            self.shared.fire(self.clock.now_ns(), |outlet, fired| match outlet {
+                Outlet::Mailbox(recipient) => requests.push(recipient.send(fired)),
+                folded => {
+                    folded.send(fired);
+                }
+            });
+        }
+        requests
     }
 
     /// The actor's address: `Pause`, `Resume`, `Reset` (disarms everything), `Terminate`.
@@ -204,12 +256,11 @@ impl TimerLine {
 pub struct TimerActor {
     shared: Arc<Shared>,
     clock: Arc<VirtualClock>,
-    paused: bool,
 }
 
 impl fmt::Debug for TimerActor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TimerActor(paused: {})", self.paused)
+        write!(f, "TimerActor(paused: {:?})", self.shared.paused)
     }
 }
 
@@ -227,32 +278,22 @@ impl TimerActor {
 
     /// Fire what is due; how long to sleep (`None`: until woken).
     fn fire_due(&self) -> Option<Duration> {
-        if self.paused || !self.clock.is_running() {
+        if self.shared.paused.load(Ordering::SeqCst) || !self.clock.is_running() {
             self.shared.next_wake.store(0, Ordering::SeqCst);
             return None;
         }
         loop {
-            let now = self.clock.now_ns();
-            let mut next = NEVER;
-            for (i, slot) in self.shared.slots.iter().enumerate() {
-                let deadline = slot.deadline.load(Ordering::SeqCst);
-                if deadline > now {
-                    next = next.min(deadline);
-                } else if slot
-                    .deadline
-                    .compare_exchange(deadline, NEVER, Ordering::SeqCst, Ordering::SeqCst)
-                    .is_ok()
-                    && let Some(outlet) = slot.outlet.get()
-                {
-                    outlet.send(TimerFired { slot: i as u32, deadline_ns: deadline });
-                }
-            }
+            let next = self.shared.fire(self.clock.now_ns(), |outlet, fired| {
+                outlet.send(fired);
+            });
             self.shared.next_wake.store(next, Ordering::SeqCst);
             if self.shared.slots.iter().any(|s| s.deadline.load(Ordering::SeqCst) < next) {
                 continue;
             }
             return match next {
                 NEVER => None,
+                // Whoever steps it fires what that makes due.
+                _ if self.clock.is_stepped() => None,
                 _ => Some(Duration::from_nanos(next.saturating_sub(self.clock.now_ns()))),
             };
         }
@@ -267,7 +308,7 @@ impl Handler<Pause> for TimerActor {
     type Result = ();
 
     fn handle(&mut self, _: Pause, _: &mut Self::Context) {
-        self.paused = true;
+        self.shared.paused.store(true, Ordering::SeqCst);
     }
 }
 
@@ -275,7 +316,7 @@ impl Handler<Resume> for TimerActor {
     type Result = ();
 
     fn handle(&mut self, _: Resume, _: &mut Self::Context) {
-        self.paused = false;
+        self.shared.paused.store(false, Ordering::SeqCst);
     }
 }
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::opts::Opts;
-use super::{CliError, OptionError, Step, refused, value};
+use super::{CliError, Given, OptionError, Step, refused, value};
 use crate::chardev::spec::{ChardevKind, ChardevSpec, LogSpec, SocketAddress, SocketSpec};
-use crate::machine::spec::{MachineSpec, MonitorMode, MonitorSpec};
+use crate::machine::spec::{MachineSpec, MonitorMode, MonitorSpec, QtestLog, QtestSpec};
 
 pub const HMP: MonitorMode = MonitorMode::Hmp;
 pub const QMP: MonitorMode = MonitorMode::Qmp { pretty: false };
@@ -68,6 +68,10 @@ pub struct Backends {
     /// `-monitor`, `-mon`, `-qmp` was given: no default monitor.
     monitor_given: bool,
     compat_monitors: usize,
+    /// `-qtest`.
+    pub qtest: Option<Given<String>>,
+    /// `-qtest-log`.
+    pub qtest_log: Option<Given<String>>,
     pub no_defaults: bool,
     /// `-display none` was given.
     pub no_display: bool,
@@ -179,6 +183,7 @@ impl Backends {
         warnings: &mut Vec<String>,
     ) -> Result<(), CliError> {
         self.defaults(spec)?;
+        self.finish_qtest(spec)?;
         for (index, port) in std::mem::take(&mut self.serials).into_iter().enumerate() {
             let serial = self.serial(index, &port).map_err(|error| error.at(&port.origin))?;
             spec.serials.push(serial);
@@ -232,6 +237,35 @@ impl Backends {
         {
             self.monitor_on("stdio", origin, HMP).map_err(|error| error.at(origin))?;
         }
+        Ok(())
+    }
+
+    fn finish_qtest(&mut self, spec: &mut MachineSpec) -> Result<(), CliError> {
+        let log = self.qtest_log.take();
+        let Some(given) = self.qtest.take() else {
+            let alone = || OptionError::Refused("there is no -qtest that it could log".into());
+            return log.map_or(Ok(()), |log| Err(alone().at(&log.origin)));
+        };
+        let chardev = match given.value.strip_prefix("chardev:") {
+            Some(id) if self.chardevs.iter().any(|chardev| chardev.id == id) => id.to_owned(),
+            Some(id) => {
+                let sentence = format!("Cannot find character device '{id}'");
+                return Err(OptionError::Refused(sentence).at(&given.origin));
+            }
+            None => {
+                let id = "qtest".to_owned();
+                let added = compat(id.clone(), &given.value, &given.origin)
+                    .and_then(|chardev| self.add(chardev));
+                added.map_err(|error| error.at(&given.origin))?;
+                id
+            }
+        };
+        let log = match log.as_ref().map(|log| log.value.as_str()) {
+            None => QtestLog::Stderr,
+            Some("none") => QtestLog::None,
+            Some(path) => QtestLog::File(path.into()),
+        };
+        spec.qtest = Some(QtestSpec { chardev, log });
         Ok(())
     }
 
@@ -301,7 +335,8 @@ pub fn check_use(
         .iter()
         .filter(|chardev| matches!(&chardev.kind, ChardevKind::Mux { chardev } if chardev == id))
         .count();
-    let users = serials + monitors + devices + muxes;
+    let qtest = usize::from(spec.qtest.as_ref().is_some_and(|qtest| qtest.chardev == id));
+    let users = serials + monitors + devices + muxes + qtest;
     let mux =
         chardevs.iter().any(|c| c.id == id && (c.mux || matches!(c.kind, ChardevKind::Mux { .. })));
     if mux && users > MAX_MUX {

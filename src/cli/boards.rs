@@ -39,7 +39,8 @@ fn given<T>(value: T, origin: &str) -> Given<T> {
 fn accel_help() -> String {
     "Accelerators supported:\n\
      tcg     translation to host code (default; also 'jit')\n\
-     interp  the reference interpreter\n"
+     interp  the reference interpreter\n\
+     qtest   nothing runs: a program drives the devices (-qtest)\n"
         .into()
 }
 
@@ -47,7 +48,7 @@ const MACHINE_HELP: &str = "Supported machines are:\n\
     virt                 RISC-V VirtIO board (default)\n";
 
 const MACHINE_PROPERTIES: &str = "virt-machine options:\n  \
-    accel=<string>         - accelerator: tcg, jit, interp (several: a:b)\n  \
+    accel=<string>         - accelerator: tcg, jit, interp, qtest (several: a:b)\n  \
     aclint=<bool>          - ACLINT in place of CLINT (default: off)\n  \
     acpi=<OnOffAuto>       - only off: there are no ACPI tables\n  \
     aia=<string>           - only none: interrupts go through a PLIC\n  \
@@ -316,7 +317,8 @@ fn accel_named(name: &str) -> Result<Accel, OptionError> {
     match name {
         "tcg" | "jit" => Ok(Accel::Jit { tb_size: None, one_insn_per_tb: false }),
         "interp" => Ok(Accel::Interp),
-        _ => refused(format!("invalid accelerator {name} (valid: tcg, jit, interp)")),
+        "qtest" => Ok(Accel::Qtest),
+        _ => refused(format!("invalid accelerator {name} (valid: tcg, jit, interp, qtest)")),
     }
 }
 
@@ -342,7 +344,7 @@ fn accel_properties(accel: &mut Accel, opts: Opts) -> Result<(), OptionError> {
                     return refused("split-wx=off: code is never writable and executable at once");
                 }
             }
-            (_, "thread") => match text.as_str() {
+            (Accel::Jit { .. } | Accel::Interp, "thread") => match text.as_str() {
                 "multi" => {}
                 "single" => return refused("thread=single: every hart has a thread of its own"),
                 _ => return refused(format!("Invalid 'thread' setting {text} (valid: multi)")),
@@ -352,6 +354,10 @@ fn accel_properties(accel: &mut Accel, opts: Opts) -> Result<(), OptionError> {
             }
             (Accel::Interp, _) => {
                 let owner = "interp-accel".into();
+                return Err(OptionError::PropertyNotFound { owner, name: key });
+            }
+            (Accel::Qtest, _) => {
+                let owner = "qtest-accel".into();
                 return Err(OptionError::PropertyNotFound { owner, name: key });
             }
         }

@@ -184,6 +184,7 @@ impl Session {
             chardevs: Vec::<ChardevSpec>::new(),
             serials: Vec::new(),
             monitors: Vec::<MonitorSpec>::new(),
+            qtest: None,
             drives: Vec::<DriveSpec>::new(),
             devices: Vec::<DeviceSpec>::new(),
             objects: Vec::<ObjectSpec>::new(),
@@ -265,6 +266,8 @@ impl Session {
             "qmp" => self.backends.monitor_on(text, origin, backends::QMP)?,
             "qmp-pretty" => self.backends.monitor_on(text, origin, backends::QMP_PRETTY)?,
             "mon" => self.backends.mon(text, origin, &mut self.warnings)?,
+            "qtest" => self.backends.qtest = given(),
+            "qtest-log" => self.backends.qtest_log = given(),
             "nodefaults" => self.backends.no_defaults = true,
             "nographic" => self.spec.process.nographic = true,
             "display" => {

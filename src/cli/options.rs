@@ -39,7 +39,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
                 "machine|M",
                 "[type=]virt[,prop=value...]",
                 "machine to emulate ('-machine help' lists them)\n\
-                 accel=NAME selects the accelerator: tcg (or jit), interp\n\
+                 accel=NAME selects the accelerator: tcg (or jit), interp, qtest\n\
                  aclint=on|off ACLINT in place of CLINT (default off)\n\
                  dumpdtb=FILE write the device tree to FILE and exit\n\
                  memory-backend=ID object that is the RAM",
@@ -114,6 +114,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("vga", "none", "there is no graphics card"),
         ],
     ),
+    ("Audio options", &[row("audio", "none", "there is no sound device")]),
     (
         "Network options",
         &[row("nic", "none", "no network card"), row("net", "none", "no network card")],
@@ -160,6 +161,12 @@ const OPTIONS: &[(&str, &[Row])] = &[
                 "[chardev=]ID[,mode=readline|control][,pretty=on|off]",
                 "monitor on a character device",
             ),
+            row("qtest", "DEV", "qtest session, for test programs, on DEV (as -serial)"),
+            row(
+                "qtest-log",
+                "FILE|none",
+                "transcript of the qtest session, by default on standard error",
+            ),
             row("pidfile", "FILE", "write the process id to FILE"),
             row(
                 "incoming",
@@ -200,7 +207,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
         "Options of QEMU that the machine has nothing for",
         &[
             refused("add-fd", "value", "descriptor sets are not available"),
-            refused("audio|audiodev", "value", "the machine has no sound device"),
+            refused("audiodev", "value", "the machine has no sound device"),
             refused("cdrom", "value", "the machine has no CD-ROM drive; use -drive with if=virtio"),
             refused("compat", "value", "compatibility policies are not available"),
             refused(

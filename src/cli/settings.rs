@@ -87,6 +87,13 @@ pub fn option(
             "none" => {}
             _ => return refused("network devices are not available; only 'none'"),
         },
+        "audio" => {
+            let mut opts = Opts::parse(text, Some("driver"));
+            if opts.take("driver").is_none_or(|driver| driver != "none") {
+                return refused("the machine has no sound device; only -audio none");
+            }
+            opts.finish()?;
+        }
         "gdb" => match text {
             "none" => {}
             _ => return refused("the gdb stub is not available; only -gdb none"),

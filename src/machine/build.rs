@@ -15,6 +15,7 @@ use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
 use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
 use super::message::{MachineTree, RequestReset, RequestShutdown, VmError};
+use super::qtest_gpios::Wiring;
 use super::spec::{self, Firmware, MachineSpec};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
 use super::{flash_banks, fw_cfg_items, localtime, tree, virtio_slots};
@@ -30,7 +31,7 @@ use crate::cpu::inbox::{Peer, Peers};
 use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP, SSIP};
 use crate::cpu::isa::IsaConfig;
 use crate::cpu::vcpu::{
-    Accel, BuiltinFirmware, HartStart, StartLine, Vcpu, VcpuError, VcpuParts, VcpuThread,
+    Accel, AccessCsr, BuiltinFirmware, HartStart, StartLine, Vcpu, VcpuError, VcpuParts, VcpuThread,
 };
 use crate::cpu::vmstate::{CommonState, CpuState};
 use crate::devices::bus::{Bus, Region};
@@ -46,6 +47,9 @@ use crate::devices::uart::{Uart, UartState};
 use crate::jit::engine::DEFAULT_CACHE;
 use crate::migration::sections::{Sections, StateSource};
 use crate::migration::vmstate::VmState;
+use crate::qtest::gpio::Gpios;
+use crate::qtest::memory::AddressSpace;
+use crate::qtest::stepped::SteppedClock;
 
 /// Most harts: a bit each in `GuestRam`'s map of translated pages.
 pub const MAX_HARTS: u32 = 8;
@@ -94,6 +98,8 @@ impl std::fmt::Debug for Connections<'_> {
 /// A built machine, not powered on.
 #[derive(Debug)]
 pub struct Machine {
+    /// What a qtest session needs, if there is to be one.
+    pub qtest: Option<QtestParts>,
     pub vm: Addr<Vm>,
     pub vcpus: Vec<Addr<Vcpu>>,
     pub timers: Timers,
@@ -105,6 +111,22 @@ pub struct Machine {
     pub bus: Arc<Bus>,
     /// What a migration saves and loads.
     pub sections: Sections,
+}
+
+/// A qtest session without its character device and log.
+#[derive(Debug)]
+pub struct QtestParts {
+    pub memory: AddressSpace,
+    pub gpios: Gpios,
+    pub clock: Option<SteppedClock>,
+    pub harts: Vec<Recipient<AccessCsr>>,
+}
+
+/// What the rest of the machine needs of its devices.
+struct Devices {
+    uart: Recipient<Snapshot<UartState>>,
+    blocks: Vec<BlockNode>,
+    gpios: Option<Gpios>,
 }
 
 /// Where the guest asks for the machine's end, or its restart.
@@ -236,7 +258,8 @@ pub fn build(
     }
     let peers = Peers::new(harts as usize);
     ram.observe_code(Arc::new(peers.clone()));
-    let clock = Arc::new(VirtualClock::default());
+    let idle = spec.accel == spec::Accel::Qtest;
+    let clock = Arc::new(if idle { VirtualClock::stepped() } else { VirtualClock::default() });
 
     // The Vm's address is needed before the Vm can be made.
     let vm_context = Context::<Vm>::new();
@@ -257,7 +280,7 @@ pub fn build(
         lifecycles: Vec::new(),
         sections: Sections::default(),
     };
-    let (uart, blocks) =
+    let Devices { uart, blocks, gpios } =
         devices(&mut board, spec, &plan, &ram, &peers, &requests, &mut connections)?;
     let blocks: Vec<_> = blocks.into_iter().map(|node| node.start()).collect();
     // After the devices that ask them: a drive's pause is answered when it is drained.
@@ -288,9 +311,9 @@ pub fn build(
     let parts = VmParts {
         vcpus: links,
         devices: board.lifecycles,
-        clock,
+        clock: Arc::clone(&clock),
         ram: Arc::clone(&ram),
-        boot: Box::new(PlannedBoot { plan, ram, hsm, start_line, harts }),
+        boot: Box::new(PlannedBoot { plan, ram: Arc::clone(&ram), hsm, start_line, harts }),
         tree,
         smp: spec.smp,
         reboot: spec.actions.reboot,
@@ -306,7 +329,13 @@ pub fn build(
         threads.push(thread);
         addrs.push(addr);
     }
-    Ok(Machine { vm, vcpus: addrs, timers, threads, blocks, uart, bus, sections })
+    let qtest = gpios.map(|gpios| QtestParts {
+        memory: AddressSpace { ram, bus: Arc::clone(&bus) },
+        gpios,
+        clock: idle.then(|| SteppedClock { clock, timers: timers.clone() }),
+        harts: addrs.iter().map(|addr| addr.clone().recipient()).collect(),
+    });
+    Ok(Machine { qtest, vm, vcpus: addrs, timers, threads, blocks, uart, bus, sections })
 }
 
 /// Time, the harts, the devices.
@@ -341,13 +370,16 @@ fn devices(
     peers: &Peers,
     requests: &GuestRequests,
     connections: &mut Connections<'_>,
-) -> Result<(Recipient<Snapshot<UartState>>, Vec<BlockNode>), BuildError> {
+) -> Result<Devices, BuildError> {
     let chardevs = connections.chardevs;
     let serial = connections.serial.take();
     let clock = Arc::clone(&board.clock);
-    let targets = peers.0.iter().flat_map(|p| [hart_line(p, MEIP), hart_line(p, SEIP)]).collect();
-    let lines = Arc::new(PlicLines::new(targets));
-    let irq = lines.outlet();
+    let wiring = Wiring::new(spec);
+    let hart_line = |hart: usize, bit: u64| wiring.hart(hart, bit, hart_line(&peers.0[hart], bit));
+    let harts = 0..peers.0.len();
+    let targets = harts.clone().flat_map(|hart| [hart_line(hart, MEIP), hart_line(hart, SEIP)]);
+    let lines = Arc::new(PlicLines::new(targets.collect()));
+    let irq = wiring.plic(lines.outlet());
 
     if !plan.reset_vector.is_empty() {
         let rom = Rom::new(plan.reset_vector.clone());
@@ -358,13 +390,13 @@ fn devices(
 
     // From here on in the order of QEMU's migration stream.
     let mut wires = Vec::new();
-    for peer in peers.0.iter() {
+    for hart in harts {
         let timer = board.timers.reserve()?;
-        let irq = Arc::clone(&peer.irq);
+        let irq = Arc::clone(&peers.0[hart].irq);
         wires.push(HartWires {
-            msip: hart_line(peer, MSIP),
+            msip: hart_line(hart, MSIP),
             msip_level: WireLevel(Arc::new(move || irq.pending() & MSIP != 0)),
-            mtip: hart_line(peer, MTIP),
+            mtip: hart_line(hart, MTIP),
             timer,
         });
     }
@@ -402,7 +434,7 @@ fn devices(
     let mut drives = Drives::open(spec)?;
     let mut blocks = flash_banks::plug(board, spec, &mut drives)?;
     blocks.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
-    Ok((uart.recipient(), blocks))
+    Ok(Devices { uart: uart.recipient(), blocks, gpios: wiring.gpios(&irq, peers) })
 }
 
 fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
@@ -451,6 +483,7 @@ fn vcpu(
     });
     let accel = match spec.accel {
         spec::Accel::Interp => Accel::Interp,
+        spec::Accel::Qtest => Accel::Idle,
         spec::Accel::Jit { tb_size, one_insn_per_tb } => Accel::Jit {
             cache: tb_size.map_or(DEFAULT_CACHE, |size| size as usize),
             one_insn: one_insn_per_tb,

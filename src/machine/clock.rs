@@ -13,17 +13,40 @@ const NS_PER_TICK: u64 = 1_000_000_000 / TIMEBASE_HZ;
 pub struct VirtualClock {
     origin: Instant,
     running: AtomicBool,
-    /// Running: virtual minus host nanoseconds. Stopped: the virtual time itself.
+    /// Time advances by `step_to` only.
+    stepped: bool,
+    /// Running: virtual minus host nanoseconds. Stopped, or stepped: the virtual time itself.
     base: AtomicI64,
 }
 
 impl Default for VirtualClock {
     fn default() -> Self {
-        Self { origin: Instant::now(), running: AtomicBool::new(false), base: AtomicI64::new(0) }
+        Self {
+            origin: Instant::now(),
+            running: AtomicBool::new(false),
+            stepped: false,
+            base: AtomicI64::new(0),
+        }
     }
 }
 
 impl VirtualClock {
+    /// A clock that stands still but for `step_to` (`-accel qtest`).
+    pub fn stepped() -> Self {
+        Self { stepped: true, ..Self::default() }
+    }
+
+    /// True when time advances by `step_to` only.
+    pub fn is_stepped(&self) -> bool {
+        self.stepped
+    }
+
+    /// Go to a time that is not earlier (only of a stepped clock).
+    pub fn step_to(&self, ns: u64) {
+        debug_assert!(self.stepped, "time runs by itself");
+        self.base.fetch_max(i64::try_from(ns).unwrap_or(i64::MAX), Ordering::AcqRel);
+    }
+
     fn host_ns(&self) -> i64 {
         self.origin.elapsed().as_nanos() as i64
     }
@@ -31,7 +54,8 @@ impl VirtualClock {
     /// Virtual nanoseconds since the machine was made.
     pub fn now_ns(&self) -> u64 {
         let base = self.base.load(Ordering::Acquire);
-        let now = if self.running.load(Ordering::Acquire) { base + self.host_ns() } else { base };
+        let runs = !self.stepped && self.running.load(Ordering::Acquire);
+        let now = if runs { base + self.host_ns() } else { base };
         now.max(0) as u64
     }
 
@@ -48,7 +72,9 @@ impl VirtualClock {
     /// Let time run (only the `Vm` actor calls this, with every vCPU paused).
     pub fn start(&self) {
         if !self.running.load(Ordering::Acquire) {
-            self.base.fetch_sub(self.host_ns(), Ordering::AcqRel);
+            if !self.stepped {
+                self.base.fetch_sub(self.host_ns(), Ordering::AcqRel);
+            }
             self.running.store(true, Ordering::Release);
         }
     }
@@ -58,7 +84,9 @@ impl VirtualClock {
         if self.running.load(Ordering::Acquire) {
             let now = self.now_ns();
             self.running.store(false, Ordering::Release);
-            self.base.store(now as i64, Ordering::Release);
+            if !self.stepped {
+                self.base.store(now as i64, Ordering::Release);
+            }
         }
     }
 

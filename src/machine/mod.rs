@@ -20,6 +20,7 @@ pub mod memory;
 pub mod memory_map;
 pub mod message;
 pub mod models;
+mod qtest_gpios;
 pub mod run;
 pub mod spec;
 mod tree;

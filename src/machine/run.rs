@@ -9,10 +9,10 @@ use actix::prelude::*;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::build::{self, Connections, Machine};
+use super::build::{self, Connections, Machine, QtestParts};
 use super::log;
 use super::message::{RequestShutdown, ShutdownCause};
-use super::spec::{MachineSpec, MonitorMode, MonitorSpec};
+use super::spec::{MachineSpec, MonitorMode, MonitorSpec, QtestLog};
 use super::vm::{Exited, PowerOn, Vm};
 use crate::actors::message::{Snapshot, Terminate};
 use crate::actors::outlet::Outlet;
@@ -21,7 +21,9 @@ use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
-use crate::{hmp, qmp, report, signals, terminal};
+use crate::qtest::log::Log;
+use crate::qtest::session::{Delivered, SessionParts};
+use crate::{hmp, qmp, qtest, report, signals, terminal};
 
 /// How long a machine may take to end after a signal.
 const OBEY: Duration = Duration::from_secs(4);
@@ -70,6 +72,9 @@ async fn machine(
     let monitors: Vec<_> = spec.monitors.iter().map(|m| (m.mode, backend(&m.chardev))).collect();
     let serial = spec.serials.first().and_then(Option::as_deref).and_then(backend);
 
+    let qtest_backend = spec.qtest.as_ref().and_then(|qtest| backend(&qtest.chardev));
+    let qtest_log = spec.qtest.as_ref().map(|qtest| open_qtest_log(&qtest.log)).transpose()?;
+
     let (exit_sender, exited) = oneshot::channel();
     let exit_sender = parking_lot::Mutex::new(Some(exit_sender));
     let exit = Outlet::fold(move |Exited { code }| {
@@ -79,7 +84,7 @@ async fn machine(
         }
     });
     let connections = Connections { chardevs: &backend, serial, embedded_guest, exit };
-    let machine = build::build(&spec, &isa, connections)?;
+    let mut machine = build::build(&spec, &isa, connections)?;
     let vm = machine.vm.clone();
     actix::spawn(async move {
         while let Some(request) = shutdown_requests.recv().await {
@@ -102,12 +107,22 @@ async fn machine(
         }
     }
     signals.machine(&machine);
+    let qtest = qtest_log.and_then(|log| {
+        let QtestParts { memory, gpios, clock, harts } = machine.qtest.take()?;
+        let backend = qtest_backend?;
+        let parts = SessionParts { backend, memory, gpios, clock, harts, log };
+        Some(qtest::session::attach(parts))
+    });
     machine.vm.send(PowerOn { run: !spec.start_paused, incoming: false }).await??;
     ready()?;
     let code = exited.await?;
     last_words(&machine).await;
     // Let the monitors deliver what they have; `Drain` is bounded.
     let _ = monitor.send(Drain).await;
+    if let Some((session, thread)) = qtest {
+        let _ = tokio::time::timeout(LAST_WORDS, session.send(Delivered)).await;
+        thread.stop();
+    }
     end(machine);
     Ok(code)
 }
@@ -152,6 +167,19 @@ fn end(machine: Machine) {
     }
 }
 
+fn open_qtest_log(log: &QtestLog) -> anyhow::Result<Log> {
+    Ok(Log::new(match log {
+        QtestLog::None => None,
+        QtestLog::Stderr => Some(Box::new(std::io::stderr())),
+        QtestLog::File(path) => {
+            let opened = std::fs::File::create(path);
+            let failed =
+                |e| anyhow::anyhow!("-qtest-log {0}: Could not open '{0}': {e}", path.display());
+            Some(Box::new(opened.map_err(failed)?))
+        }
+    }))
+}
+
 async fn open_chardevs(
     spec: &MachineSpec,
     shutdown: &Outlet<RequestShutdown>,
@@ -160,6 +188,7 @@ async fn open_chardevs(
     for chardev in &spec.chardevs {
         let users = spec.serials.iter().flatten().filter(|id| **id == chardev.id).count()
             + spec.monitors.iter().filter(|m| m.chardev == chardev.id).count()
+            + usize::from(spec.qtest.as_ref().is_some_and(|q| q.chardev == chardev.id))
             + spec.devices.iter().filter(|d| d.prop("chardev") == Some(&chardev.id)).count();
         let context = OpenContext { shutdown: shutdown.clone(), front_ends: users };
         let opened = chardev::open(chardev, &context, &open).await;
@@ -173,6 +202,7 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
     chardevs.sort_by(|a, b| a.id.cmp(&b.id));
     let accelerator = match spec.accel {
         super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
+        super::spec::Accel::Qtest => vec![("Accelerator".to_owned(), "qtest".to_owned())],
         super::spec::Accel::Jit { tb_size, one_insn_per_tb } => {
             let size = tb_size.unwrap_or(crate::jit::engine::DEFAULT_CACHE as u64);
             vec![

@@ -52,6 +52,7 @@ pub struct MachineSpec {
     /// has one port: a longer list is what the user gave.
     pub serials: Vec<Option<String>>,
     pub monitors: Vec<MonitorSpec>,
+    pub qtest: Option<QtestSpec>,
     pub drives: Vec<DriveSpec>,
     /// `-device` other than loaders, in order.
     pub devices: Vec<DeviceSpec>,
@@ -130,6 +131,8 @@ pub enum Accel {
     Jit { tb_size: Option<u64>, one_insn_per_tb: bool },
     /// The reference interpreter.
     Interp,
+    /// Not at all: a qtest session drives the devices and the clock.
+    Qtest,
 }
 
 /// CPU topology: `sockets * cores * threads == max_cpus`, `1 <= cpus <= max_cpus`.
@@ -204,6 +207,22 @@ pub struct MonitorSpec {
     pub id: Option<String>,
     pub chardev: String,
     pub mode: MonitorMode,
+}
+
+/// `-qtest` and `-qtest-log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QtestSpec {
+    pub chardev: String,
+    pub log: QtestLog,
+}
+
+/// Where the transcript of a qtest session goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum QtestLog {
+    #[default]
+    Stderr,
+    None,
+    File(PathBuf),
 }
 
 /// Which language a monitor speaks.

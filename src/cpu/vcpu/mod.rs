@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use actix::{Actor, ActorContext as _, Addr, Handler, Message, MessageResult};
 
-use super::csr::counters::update_stimer;
+use super::csr::{self, counters::update_stimer};
 use super::dump::Registers;
 use super::hart::{Hart, HartEnv, Trap};
 use super::mmu::{self, Access};
@@ -44,6 +44,8 @@ pub enum Accel {
         one_insn: bool,
     },
     Interp,
+    /// Not at all (`-accel qtest`): the hart has its state and runs nothing.
+    Idle,
 }
 
 /// Where a hart is after a reset.
@@ -75,6 +77,15 @@ pub struct SnapshotHart;
 pub struct ReadVirtual {
     pub addr: u64,
     pub len: u64,
+}
+
+/// Read a CSR, or write it, whatever the hart's mode; the value before, `None` when the hart has
+/// no such CSR or it is read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "Option<u64>")]
+pub struct AccessCsr {
+    pub csr: u16,
+    pub write: Option<u64>,
 }
 
 /// Log every trap taken (`-d int`), or stop doing so.
@@ -123,6 +134,7 @@ pub struct Vcpu {
     max_insns: u32,
     /// Of the interpreter's steps; the engine has its own.
     step_observer: Option<EntryObserver>,
+    idle: bool,
     stimer_fired: Arc<AtomicBool>,
     firmware: Option<BuiltinFirmware>,
     paused: bool,
@@ -172,13 +184,14 @@ impl Vcpu {
                 }
                 Some(engine)
             }
-            Accel::Interp => None,
+            Accel::Interp | Accel::Idle => None,
         };
         Ok(Self {
             hart,
             engine,
             max_insns: shape.max_insns,
             step_observer: None,
+            idle: parts.accel == Accel::Idle,
             stimer_fired: parts.stimer_fired,
             firmware: parts.firmware,
             paused: true,
@@ -224,7 +237,7 @@ impl Vcpu {
             if (kicked || mailbox.pending()) && !mailbox.drain(self, &mut ctx) {
                 return;
             }
-            if self.paused || self.stopped && !self.try_start() {
+            if self.paused || self.idle || self.stopped && !self.try_start() {
                 self.rest(mailbox);
                 continue;
             }
@@ -496,6 +509,26 @@ impl Handler<SnapshotHart> for Vcpu {
             isa: Arc::clone(&self.hart.env.isa),
             jit,
         })
+    }
+}
+
+impl Handler<AccessCsr> for Vcpu {
+    type Result = Option<u64>;
+
+    fn handle(
+        &mut self,
+        AccessCsr { csr, write }: AccessCsr,
+        _: &mut Self::Context,
+    ) -> Option<u64> {
+        let old = csr::inspect(&mut self.hart, csr)?;
+        if let Some(value) = write {
+            // Numbers from 0xc00 on are read-only (Privileged spec 2.1).
+            if csr >> 10 == 3 {
+                return None;
+            }
+            csr::set(&mut self.hart, csr, value);
+        }
+        Some(old)
     }
 }
 
