@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 use super::dirty_log::DirtyMap;
 
@@ -154,6 +154,38 @@ impl GuestRam {
         let host = self.host(addr, len)?;
         // SAFETY: as for `read`.
         unsafe { std::ptr::write_bytes(host, byte, len as usize) };
+        self.written(addr, len);
+        Ok(())
+    }
+
+    /// True when all of these bytes (8-byte aligned, a multiple of 64) are zero at this moment.
+    pub fn is_zero(&self, addr: u64, len: u64) -> Result<bool, RamError> {
+        const WORDS: usize = 8;
+        let host = self.host(addr, len)?;
+        if !addr.is_multiple_of(8) || !len.is_multiple_of(8 * WORDS as u64) {
+            return Err(RamError::OutOfRange { addr, len });
+        }
+        // SAFETY: in range by `host`, aligned as checked; the guest may write concurrently, hence
+        // the atomics.
+        let words: &[[AtomicU64; WORDS]] =
+            unsafe { std::slice::from_raw_parts(host.cast(), len as usize / 8 / WORDS) };
+        let set = |group: &[AtomicU64; WORDS]| {
+            group.iter().fold(0, |bits, word| bits | word.load(Ordering::Relaxed)) != 0
+        };
+        Ok(!words.iter().any(set))
+    }
+
+    /// Give these bytes' memory (whole pages) back to the host; they read as zero from then on.
+    pub fn discard(&self, addr: u64, len: u64) -> Result<(), RamError> {
+        self.host(addr, len)?;
+        if !addr.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+            return Err(RamError::OutOfRange { addr, len });
+        }
+        let (start, length) = ((addr - self.base) as usize, len as usize);
+        // SAFETY: the mapping is private and anonymous, and all access to it is through atomics or
+        // raw copies, for which bytes that turn zero are a concurrent write like any other.
+        unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) }
+            .map_err(|source| RamError::Host { size: len, source })?;
         self.written(addr, len);
         Ok(())
     }

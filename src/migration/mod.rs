@@ -14,6 +14,7 @@ pub mod destination;
 pub mod message;
 pub mod parameter_text;
 pub mod parameters;
+pub mod ram;
 pub mod return_path;
 pub mod sections;
 pub mod source;
