@@ -108,7 +108,7 @@ impl PageBitmap {
             whole[..bytes.len()].copy_from_slice(bytes);
             *word = u64::from_le_bytes(whole);
         }
-        if let (Some(last), true) = (bitmap.words.last_mut(), pages % 64 != 0) {
+        if let (Some(last), true) = (bitmap.words.last_mut(), !pages.is_multiple_of(64)) {
             *last &= u64::MAX >> (64 - pages % 64);
         }
         bitmap.ones = bitmap.words.iter().map(|w| u64::from(w.count_ones())).sum();

@@ -191,7 +191,7 @@ mod tests {
             let mut read = [1; 2];
             memory.read(PAGE_SIZE + 4094, &mut read).unwrap();
             assert_eq!(read, [0, 7]);
-            for offset in [4 * PAGE_SIZE, 4 * PAGE_SIZE - 1, u64::MAX - 1, u64::MAX & !4095] {
+            for offset in [4 * PAGE_SIZE, 4 * PAGE_SIZE - 1, u64::MAX - 1, !4095] {
                 assert!(memory.read(offset, &mut read).is_err(), "{memory:?} {offset:#x}");
                 assert!(memory.write(offset, &read).is_err());
             }

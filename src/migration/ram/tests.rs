@@ -76,7 +76,7 @@ fn the_bytes_of_a_section() {
     let mut saver = memory.saver(plain());
     let mut out = Vec::new();
     saver.setup(&mut out);
-    let mut expected = (66 * PAGE as u64 | 4).to_be_bytes().to_vec();
+    let mut expected = ((66 * PAGE as u64) | 4).to_be_bytes().to_vec();
     expected.extend(b"\x03ram\0\0\0\0\0\x04\0\0\x03rom\0\0\0\0\0\0\x20\0");
     expected.extend(0x10u64.to_be_bytes());
     assert_eq!(out, expected);
