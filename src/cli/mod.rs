@@ -12,7 +12,7 @@ mod disks;
 mod migration;
 mod models;
 mod options;
-mod opts;
+pub(crate) mod opts;
 pub mod process;
 mod settings;
 pub(crate) mod value;

@@ -1,7 +1,6 @@
 //! `-device`, `-object`, `-global`, `-fw_cfg`: what is plugged into the board.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use super::opts::Opts;
 use super::{CliError, OptionError, Step, backends, refused, value};
@@ -11,6 +10,7 @@ use crate::machine::spec::{
     DeviceSpec, FwCfgContent, FwCfgSpec, GlobalSpec, LoaderSpec, LoaderWhat, MachineSpec,
     ObjectKind, ObjectSpec,
 };
+use crate::objects::options::{self, ObjectOptions};
 
 /// virtio-mmio transports of the board, each with a bus for one device.
 const VIRTIO_TRANSPORTS: usize = 8;
@@ -66,59 +66,18 @@ impl Models {
         text: &str,
         objects: &mut Vec<ObjectSpec>,
     ) -> Result<Step, OptionError> {
-        let mut opts = if text.starts_with('{') {
-            Opts::parse_json(text)?
-        } else {
-            Opts::parse_keyval(text, "qom-type")?
-        };
-        const TYPES: &str = "memory-backend-ram, rng-builtin, rng-random";
-        if opts.wants_help() {
+        if !text.starts_with('{') && Opts::parse_keyval(text, "qom-type")?.wants_help() {
             return Ok(Step::Print(format!(
                 "List of user creatable objects:\n  {}\n",
-                TYPES.replace(", ", "\n  ")
+                options::TYPES.join("\n  ")
             )));
         }
-        let Some(kind) = opts.take("qom-type") else {
-            return Err(OptionError::Missing { name: "qom-type".into() });
-        };
-        let id = opts.take("id");
-        let kind = match kind.as_str() {
-            "rng-builtin" => ObjectKind::RngBuiltin,
-            "rng-random" => ObjectKind::RngRandom {
-                filename: opts
-                    .take("filename")
-                    .map_or_else(|| PathBuf::from("/dev/urandom"), PathBuf::from),
-            },
-            "memory-backend-ram" => {
-                let Some(text) = opts.take("size") else {
-                    return Err(OptionError::Missing { name: "size".into() });
-                };
-                let size = value::size("size", &text, 1)?;
-                if size == 0 || size % 8192 != 0 {
-                    return refused(format!(
-                        "property 'size' of memory-backend-ram doesn't take value '{text}' (valid: \
-                         multiples of 8192)"
-                    ));
-                }
-                ObjectKind::MemoryBackendRam { size }
-            }
-            _ => {
-                return Err(OptionError::NotAccepted {
-                    name: "qom-type".into(),
-                    value: kind,
-                    allowed: TYPES.into(),
-                });
-            }
-        };
-        opts.finish()?;
-        let Some(id) = id else {
-            return Err(OptionError::Missing { name: "id".into() });
-        };
-        let id = value::identifier(&id)?;
-        if objects.iter().any(|object| object.id == id) {
-            return Err(OptionError::DuplicateId { id, what: "object" });
+        let object = ObjectOptions::parse(text).and_then(ObjectOptions::into_spec);
+        let object = object.map_err(|error| OptionError::Refused(error.to_string()))?;
+        if objects.iter().any(|other| other.id == object.id) {
+            return Err(OptionError::DuplicateId { id: object.id, what: "object" });
         }
-        objects.push(ObjectSpec { id, kind });
+        objects.push(object);
         Ok(Step::Next)
     }
 

@@ -16,7 +16,9 @@ pub enum Kind {
     Flag(char),
     /// A word, or a quoted string with escapes.
     Text,
-    /// The same, called a file name in errors.
+    /// All that is left of the line, as it stands.
+    Rest,
+    /// A word or string, called a file name in errors.
     File,
     /// A word that names a monitor command (completed as such).
     CommandName,
@@ -138,6 +140,8 @@ pub fn parse(
                 },
             },
             _ if rest.is_empty() && argument.optional => (None, rest),
+            Kind::Rest if rest.is_empty() => return Err(format!("{command}: string expected")),
+            Kind::Rest => (Some(Parsed::Text(rest.trim_end().to_owned())), ""),
             Kind::Switch => {
                 let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
                 let on = match &rest[..end] {

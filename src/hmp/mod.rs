@@ -12,6 +12,7 @@ mod inspect;
 mod memory;
 mod migration;
 mod migration_settings;
+mod objects;
 mod page_table;
 pub mod readline;
 mod registers;

@@ -3,7 +3,7 @@
 
 use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
-use super::{chardev, control, inspect, memory, migration, migration_settings, tree};
+use super::{chardev, control, inspect, memory, migration, migration_settings, objects, tree};
 
 macro_rules! run {
     ($handler:path) => {
@@ -42,6 +42,8 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "migrate_set_capability", [required("capability", Kind::Capability), required("state", Kind::Switch)], "capability state", "switch a capability of migrations on or off" => run!(migration_settings::set_capability);
     "migrate_set_parameter", [required("parameter", Kind::MigrationParameter), required("value", Kind::Text)], "parameter value", "set a parameter of migrations" => run!(migration_settings::set_parameter);
     "migrate_start_postcopy", [], "", "let the guest move now, and its memory follow (needs postcopy-ram at both ends from the start)" => run!(migration::start_postcopy);
+    "object_add", [required("object", Kind::Rest)], "[qom-type=]type,id=str[,prop=value][,...]", "make an object" => run!(objects::object_add);
+    "object_del", [required("id", Kind::Text)], "id", "remove an object" => run!(objects::object_del);
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
     "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
     "quit|q", [], "", "end the emulator" => run!(control::quit);

@@ -19,6 +19,7 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
+use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
 use crate::qtest::log::Log;
@@ -66,6 +67,7 @@ async fn machine(
         // The receiver lives as long as the machine.
         let _ = early_shutdown.send(request);
     });
+    let objects = make_objects(&spec).await?;
     let chardevs = open_chardevs(&spec, &shutdown).await?;
     let backend = |id: &str| chardevs.get(id).map(Chardev::front_end);
     // On a multiplexer the front end that is made last has the focus: the serial port's.
@@ -93,7 +95,7 @@ async fn machine(
     });
     let monitor = Monitor::start(
         MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
-        machine_info(&spec, &chardevs),
+        machine_info(&spec, &chardevs, objects),
     );
     for (mode, backend) in monitors {
         let Some(backend) = backend else { continue };
@@ -197,7 +199,23 @@ async fn open_chardevs(
     Ok(open.into_iter().map(|chardev| (chardev.id.clone(), chardev)).collect())
 }
 
-fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> MachineInfo {
+/// What `-object` asks for, in order: a later one may refer to an earlier one.
+async fn make_objects(spec: &MachineSpec) -> Result<Objects, ObjectError> {
+    let objects = Objects::default();
+    for object in &spec.objects {
+        objects.add(object.clone()).await?;
+    }
+    if let Some(memory) = &spec.machine.memory_backend {
+        objects.keep(memory);
+    }
+    Ok(objects)
+}
+
+fn machine_info(
+    spec: &MachineSpec,
+    chardevs: &HashMap<String, Chardev>,
+    objects: Objects,
+) -> MachineInfo {
     let mut chardevs: Vec<_> = chardevs.values().cloned().collect();
     chardevs.sort_by(|a, b| a.id.cmp(&b.id));
     let accelerator = match spec.accel {
@@ -216,6 +234,7 @@ fn machine_info(spec: &MachineSpec, chardevs: &HashMap<String, Chardev>) -> Mach
         }
     };
     MachineInfo {
+        objects,
         name: spec.name.clone(),
         uuid: spec.uuid.unwrap_or_default(),
         machines: vec![MachineType {

@@ -9,6 +9,9 @@ use super::message::{PanicAction, RebootAction, ShutdownAction};
 use crate::chardev::spec::ChardevSpec;
 use crate::migration::channel::Address;
 use crate::migration::message::Settings;
+use crate::objects::authz::Authz;
+use crate::objects::options::X509Options;
+use crate::objects::secret::SecretOptions;
 
 /// Bytes of RAM when `-m` is not given.
 pub const DEFAULT_RAM_SIZE: u64 = 128 << 20;
@@ -327,11 +330,19 @@ pub struct ObjectSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectKind {
     /// Entropy from a file of the host.
-    RngRandom { filename: PathBuf },
+    RngRandom {
+        filename: PathBuf,
+    },
     /// Entropy from the host's system call.
     RngBuiltin,
     /// Anonymous memory; `size` bytes.
-    MemoryBackendRam { size: u64 },
+    MemoryBackendRam {
+        size: u64,
+    },
+    Secret(SecretOptions),
+    TlsCredsX509(X509Options),
+    /// `authz-simple` and `authz-list`.
+    Authz(Authz),
 }
 
 /// `-global`.

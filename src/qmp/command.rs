@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::commands::{
     chardev, human, introspect, machine, memory, migration, migration_settings, migration_start,
-    status,
+    objects, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -88,6 +88,8 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<migration_start::Migrate>(),
         entry::<migration_start::MigrateIncoming>(),
         entry::<migration_start::MigrateRecover>(),
+        entry::<objects::ObjectAdd>(),
+        entry::<objects::ObjectDel>(),
         entry::<status::Cont>(),
         entry::<status::QueryStatus>(),
         entry::<status::Quit>(),

@@ -13,6 +13,7 @@ use crate::chardev::Chardev;
 use crate::machine::message as vm;
 use crate::machine::spec::LOG_ITEMS;
 use crate::migration::message::{Blockers, Settings};
+use crate::objects::Objects;
 
 /// Every message the monitors send to the machine.
 #[derive(Debug, Clone)]
@@ -122,6 +123,8 @@ pub struct MachineInfo {
     pub machines: Vec<MachineType>,
     /// By label.
     pub chardevs: Vec<Chardev>,
+    /// What `-object` and `object-add` have made.
+    pub objects: Objects,
     /// Heading lines of `info jit`: (setting, value).
     pub accelerator: Vec<(String, String)>,
     /// What refuses migrations.

@@ -13,6 +13,22 @@ pub const MAX_TOKEN_COUNT: usize = 256 << 10;
 /// A document, or the sentence that says what is wrong with it.
 pub type Document = Result<Value, String>;
 
+/// Parse text that is one object.
+pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+    let mut stream = JsonStream::default();
+    let mut documents = Vec::new();
+    // The end of the line ends the last token.
+    for byte in text.bytes().chain([b'\n']) {
+        stream.feed(byte, |document| documents.push(document));
+    }
+    match documents.into_iter().next() {
+        None => Err("JSON parse error, premature EOI".into()),
+        Some(Ok(Value::Object(members))) => Ok(members),
+        Some(Ok(_)) => Err("JSON parse error, an object is expected".into()),
+        Some(Err(sentence)) => Err(sentence),
+    }
+}
+
 /// A stream of documents, fed byte by byte.
 #[derive(Debug, Default)]
 pub struct JsonStream {

@@ -10,15 +10,59 @@ use serde_json::{Map, Value};
 
 use super::error::QmpError;
 use super::json;
+use crate::cli::value;
 
 /// A QAPI union is a Rust enum that serde calls by this and the name of the member that tells the
 /// variant (`#[serde(rename = "union transport")]`); the variant's members stand beside that one.
 const UNION: &str = "union ";
+/// What [`Size`] is called as a newtype.
+const SIZE: &str = "Size";
 
 /// Turn a command's `arguments` into its type.
 pub fn arguments<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, QmpError> {
-    let root = Input { value: Some(Value::Object(arguments)), path: String::new(), name: None };
-    T::deserialize(root).map_err(|error| error.0)
+    from_object(arguments, false)
+}
+
+/// The same for `key=value` text, whose values are all strings.
+pub fn text_arguments<T: DeserializeOwned>(
+    items: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, QmpError> {
+    let members = items.into_iter().map(|(key, value)| (key, Value::String(value)));
+    from_object(members.collect(), true)
+}
+
+fn from_object<T: DeserializeOwned>(object: Map<String, Value>, text: bool) -> Result<T, QmpError> {
+    let value = Some(Value::Object(object));
+    T::deserialize(Input { value, path: String::new(), name: None, text }).map_err(|error| error.0)
+}
+
+/// QAPI's `size`: bytes, which text may give with a suffix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl<'de> de::Deserialize<'de> for Size {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SizeVisitor;
+        impl<'de> Visitor<'de> for SizeVisitor {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size")
+            }
+
+            fn visit_newtype_struct<D: de::Deserializer<'de>>(
+                self,
+                inner: D,
+            ) -> Result<Size, D::Error> {
+                <u64 as de::Deserialize>::deserialize(inner).map(Size)
+            }
+
+            fn visit_u64<E: de::Error>(self, size: u64) -> Result<Size, E> {
+                Ok(Size(size))
+            }
+        }
+        deserializer.deserialize_newtype_struct(SIZE, SizeVisitor)
+    }
 }
 
 /// The error type that serde needs; carries the finished sentence.
@@ -49,6 +93,8 @@ struct Input {
     value: Option<Value>,
     path: String,
     name: Option<String>,
+    /// Values are text.
+    text: bool,
 }
 
 impl Input {
@@ -69,8 +115,19 @@ impl Input {
         self.name.as_deref().unwrap_or("null")
     }
 
+    /// A number, also where text stands for it.
+    fn number(&mut self) -> Result<Value, ArgumentError> {
+        match self.present()? {
+            Value::String(digits) if self.text => match digits.parse::<serde_json::Number>() {
+                Ok(number) => Ok(Value::Number(number)),
+                Err(_) => error(format!("Parameter '{}' expects integer", self.short_name())),
+            },
+            value => Ok(value),
+        }
+    }
+
     fn signed(&mut self, low: i64, high: i64, kind: &str) -> Result<i64, ArgumentError> {
-        match self.present()?.as_i64() {
+        match self.number()?.as_i64() {
             Some(n) if (low..=high).contains(&n) => Ok(n),
             Some(_) => error(format!("Parameter '{}' expects {kind}", self.short_name())),
             None => self.wrong("integer"),
@@ -78,13 +135,13 @@ impl Input {
     }
 
     fn unsigned(&mut self, high: u64, kind: &str) -> Result<u64, ArgumentError> {
-        match self.present()?.as_u64() {
+        match self.number()?.as_u64() {
             Some(n) if n <= high => Ok(n),
             _ => error(format!("Parameter '{}' expects {kind}", self.short_name())),
         }
     }
 
-    fn text(&mut self) -> Result<String, ArgumentError> {
+    fn string(&mut self) -> Result<String, ArgumentError> {
         match self.present()? {
             Value::String(text) => Ok(text),
             _ => self.wrong("string"),
@@ -110,8 +167,9 @@ impl Input {
             value: map.shift_remove(tag),
             path: member_path(&self.path, tag),
             name: Some(tag.to_owned()),
+            text: self.text,
         };
-        let text = member.text()?;
+        let text = member.string()?;
         match variants.iter().find(|&&variant| variant == text) {
             None => error(format!("Parameter '{tag}' does not accept value '{text}'")),
             Some(&variant) => {
@@ -205,6 +263,10 @@ impl<'de> de::Deserializer<'de> for Input {
     fn deserialize_bool<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.present()? {
             Value::Bool(b) => visitor.visit_bool(b),
+            Value::String(word) if self.text => match value::switch(self.short_name(), &word) {
+                Ok(on) => visitor.visit_bool(on),
+                Err(sentence) => error(sentence.to_string()),
+            },
             _ => self.wrong("boolean"),
         }
     }
@@ -221,7 +283,7 @@ impl<'de> de::Deserializer<'de> for Input {
     }
 
     fn deserialize_string<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_string(self.text()?)
+        visitor.visit_string(self.string()?)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
@@ -249,9 +311,11 @@ impl<'de> de::Deserializer<'de> for Input {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        let mut members = Members { map: self.object()?, fields, field: "", path: self.path };
+        let map = self.object()?;
+        let mut members = Members { map, fields, field: "", path: self.path, text: self.text };
         let value = visitor.visit_map(&mut members)?;
         match json::members(&members.map).first() {
+            Some((name, _)) if self.text => error(format!("Invalid parameter '{name}'")),
             Some((name, _)) => {
                 error(format!("Parameter '{}' is unexpected", member_path(&members.path, name)))
             }
@@ -268,7 +332,7 @@ impl<'de> de::Deserializer<'de> for Input {
         if let Some(tag) = name.strip_prefix(UNION) {
             return visitor.visit_enum(self.union(tag, variants)?);
         }
-        let text = self.text()?;
+        let text = self.string()?;
         if !variants.contains(&text.as_str()) {
             let name = self.short_name();
             return error(format!("Parameter '{name}' does not accept value '{text}'"));
@@ -277,10 +341,17 @@ impl<'de> de::Deserializer<'de> for Input {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
+        mut self,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
+        if name == SIZE && self.text {
+            let text = self.string()?;
+            return match value::size(self.short_name(), &text, 1) {
+                Ok(size) => visitor.visit_u64(size),
+                Err(sentence) => error(sentence.to_string()),
+            };
+        }
         visitor.visit_newtype_struct(self)
     }
 
@@ -300,6 +371,7 @@ struct Members {
     fields: &'static [&'static str],
     field: &'static str,
     path: String,
+    text: bool,
 }
 
 impl<'de> de::MapAccess<'de> for &mut Members {
@@ -324,6 +396,7 @@ impl<'de> de::MapAccess<'de> for &mut Members {
             value: self.map.shift_remove(self.field),
             path: member_path(&self.path, self.field),
             name: Some(self.field.to_owned()),
+            text: self.text,
         })
     }
 }
@@ -342,7 +415,8 @@ impl<'de> de::SeqAccess<'de> for Elements {
     ) -> Result<Option<T::Value>, Self::Error> {
         let Some((index, value)) = self.items.next() else { return Ok(None) };
         let path = format!("{}[{index}]", self.path);
-        seed.deserialize(Input { value: Some(value), path, name: None }).map(Some)
+        // Text has no lists, so this is JSON.
+        seed.deserialize(Input { value: Some(value), path, name: None, text: false }).map(Some)
     }
 }
 

@@ -4,5 +4,6 @@
 mod harness;
 mod hmp;
 mod migration;
+mod objects;
 mod peers;
 mod qmp;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::error::ChannelError;
 use crate::cli::value;
 use crate::net::resolve::Families;
 use crate::qmp::error::QmpError;
@@ -211,6 +212,14 @@ impl Address {
     /// Can be connected to more than once, as multifd and postcopy preemption do.
     pub fn takes_many(&self) -> bool {
         !matches!(self, Self::Fd(_) | Self::Exec(_))
+    }
+
+    /// Whether there is somebody to shake hands with.
+    pub(super) fn check_tls(&self) -> Result<(), ChannelError> {
+        match self {
+            Self::File { .. } => Err(ChannelError::TlsOverFile),
+            _ => Ok(()),
+        }
     }
 
     /// The host that a TLS certificate has to name, unless `tls-hostname` says otherwise.

@@ -9,6 +9,7 @@ use super::error::ChannelError;
 use super::{Channel, command, file, socket};
 use crate::net::inherited;
 use crate::net::resolve::Resolver;
+use crate::tls::{ClientTls, ServerTls};
 
 /// Where descriptors come from that a client gave to the monitor.
 pub trait FdSource: Debug + Send + Sync {
@@ -39,11 +40,20 @@ pub struct ChannelContext {
     pub descriptors: Arc<dyn FdSource>,
     /// Where names are looked up; the system's configuration, read anew each time, if `None`.
     pub resolver: Option<Resolver>,
+    /// Shake hands on what is connected to.
+    pub client_tls: Option<ClientTls>,
+    /// Shake hands on what connects.
+    pub server_tls: Option<ServerTls>,
 }
 
 impl Default for ChannelContext {
     fn default() -> Self {
-        Self { descriptors: Arc::new(NoDescriptors), resolver: None }
+        Self {
+            descriptors: Arc::new(NoDescriptors),
+            resolver: None,
+            client_tls: None,
+            server_tls: None,
+        }
     }
 }
 
@@ -53,9 +63,23 @@ impl ChannelContext {
     }
 }
 
-/// Connect to an address. Waits for as long as the peer's host takes to answer; dropping the
-/// future gives up.
+/// Connect to an address, and shake hands if TLS is asked for. Waits for as long as the peer's
+/// host takes to answer; dropping the future gives up.
 pub async fn connect(address: &Address, context: &ChannelContext) -> Result<Channel, ChannelError> {
+    if context.client_tls.is_some() {
+        address.check_tls()?;
+    }
+    let channel = connect_plain(address, context).await?;
+    match &context.client_tls {
+        None => Ok(channel),
+        Some(tls) => channel.secured_as_client(tls, address.host()).await,
+    }
+}
+
+async fn connect_plain(
+    address: &Address,
+    context: &ChannelContext,
+) -> Result<Channel, ChannelError> {
     match address {
         Address::Inet(inet) => socket::connect_inet(inet, &context.resolver()).await,
         Address::Unix(unix) => socket::connect_unix(unix).await,

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::net::resolve::ResolveError;
 use crate::qmp::error::os_words;
+use crate::tls::HandshakeError;
 
 /// Why a channel cannot be opened, or a listener not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +44,11 @@ pub enum ChannelError {
     Truncate { offset: u64, reason: String },
     #[error("Failed to execute child process “{command}” ({reason})")]
     Spawn { command: String, reason: String },
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    /// There is nobody there to shake hands with.
+    #[error("TLS is not available over a file")]
+    TlsOverFile,
     #[error("Unable to accept a connection: {0}")]
     Accept(String),
     /// A command, a pipe or a connected socket has no second channel.

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::{JoinError, JoinSet};
 
 use super::address::{Address, InetAddress, UnixAddress};
 use super::connect::{ChannelContext, FdSource};
@@ -16,6 +17,10 @@ use super::socket::{self, VsockListener};
 use super::{Channel, command, file};
 use crate::net::inherited;
 use crate::qmp::error::os_words;
+use crate::tls::ServerTls;
+
+/// Most handshakes under way at once; further clients wait.
+const HANDSHAKES: usize = 64;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -43,6 +48,9 @@ enum Source {
 #[derive(Debug)]
 pub struct Listener {
     opened: Option<Channel>,
+    tls: Option<ServerTls>,
+    /// Handshakes under way: a slow client holds up nobody else.
+    handshakes: JoinSet<Result<Channel, ChannelError>>,
     source: Source,
     addresses: Vec<Value>,
     /// The socket's file, gone with the listener.
@@ -60,12 +68,16 @@ impl Drop for Listener {
 
 /// Listen at an address, or open what there is no connecting to.
 pub async fn listen(address: &Address, context: &ChannelContext) -> Result<Listener, ChannelError> {
-    let sockets = |sockets, addresses, path| {
-        Ok(Listener { opened: None, source: Source::Sockets(sockets), addresses, path })
+    let tls = context.server_tls.clone();
+    if tls.is_some() {
+        address.check_tls()?;
+    }
+    let make = |opened, source, addresses, path| {
+        Ok(Listener { opened, tls, handshakes: JoinSet::new(), source, addresses, path })
     };
-    let opened = |channel, source| {
-        Ok(Listener { opened: Some(channel), source, addresses: Vec::new(), path: None })
-    };
+    let sockets =
+        |sockets, addresses, path| make.clone()(None, Source::Sockets(sockets), addresses, path);
+    let opened = |channel, source| make.clone()(Some(channel), source, Vec::new(), None);
     match address {
         Address::Inet(inet) => {
             let (listeners, addresses) = socket::listen_inet(inet, &context.resolver()).await?;
@@ -134,29 +146,54 @@ impl Listener {
         &self.addresses
     }
 
-    /// The next channel. An error is that of one connection: the listener goes on, unless there
-    /// is only one channel to be had (`OneChannel`).
+    /// The next channel, handshake included. An error is that of one connection: the listener goes
+    /// on, unless there is only one channel to be had (`OneChannel`).
     pub async fn accept(&mut self) -> Result<Channel, ChannelError> {
-        if let Some(channel) = self.opened.take() {
-            return Ok(channel);
+        let Some(tls) = &self.tls else {
+            return accept_plain(&mut self.opened, &mut self.source).await;
+        };
+        loop {
+            let more = self.opened.is_some() || !matches!(self.source, Source::Nowhere(_));
+            tokio::select! {
+                biased;
+                Some(shaken) = self.handshakes.join_next() => {
+                    let lost = |error: JoinError| ChannelError::Accept(error.to_string());
+                    return shaken.map_err(lost).flatten();
+                }
+                accepted = accept_plain(&mut self.opened, &mut self.source),
+                    if self.handshakes.is_empty() || more && self.handshakes.len() < HANDSHAKES =>
+                {
+                    let (channel, tls) = (accepted?, tls.clone());
+                    self.handshakes.spawn(async move { channel.secured_as_server(&tls).await });
+                }
+            }
         }
-        match &mut self.source {
-            Source::Sockets(sockets) => {
-                poll_fn(|cx| {
-                    for socket in &mut *sockets {
-                        if let Poll::Ready(accepted) = socket.poll_accept(cx) {
-                            let failed = |error| ChannelError::Accept(os_words(&error));
-                            return Poll::Ready(accepted.map_err(failed));
-                        }
+    }
+}
+
+async fn accept_plain(
+    opened: &mut Option<Channel>,
+    source: &mut Source,
+) -> Result<Channel, ChannelError> {
+    if let Some(channel) = opened.take() {
+        return Ok(channel);
+    }
+    match source {
+        Source::Sockets(sockets) => {
+            poll_fn(|cx| {
+                for socket in &mut *sockets {
+                    if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+                        let failed = |error| ChannelError::Accept(os_words(&error));
+                        return Poll::Ready(accepted.map_err(failed));
                     }
-                    Poll::Pending
-                })
-                .await
-            }
-            Source::Nowhere(what) => Err(ChannelError::OneChannel(what)),
-            Source::File { path, offset, descriptors } => {
-                file::open(path, *offset, &**descriptors).await
-            }
+                }
+                Poll::Pending
+            })
+            .await
+        }
+        Source::Nowhere(what) => Err(ChannelError::OneChannel(what)),
+        Source::File { path, offset, descriptors } => {
+            file::open(path, *offset, &**descriptors).await
         }
     }
 }

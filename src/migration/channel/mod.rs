@@ -31,6 +31,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 
 use crate::qmp::error::os_words;
+use crate::tls::{self, ClientTls, ServerTls, TlsStream};
 
 /// What a channel's bytes go through.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -136,6 +137,34 @@ impl Channel {
     fn stopped_by(self, stop: impl Fn() + Send + Sync + 'static) -> Self {
         *self.shared.stop.lock() = Some(Box::new(stop));
         self
+    }
+
+    /// The same channel inside TLS. Ending one ends the other.
+    fn within(
+        inner: ChannelControl,
+        tls: TlsStream<Self>,
+        kind: ChannelKind,
+        peer: String,
+    ) -> Self {
+        Self::new(tls, kind, peer).stopped_by(move || inner.shutdown())
+    }
+
+    /// Shake hands with a server that has to be `host`, unless `tls` says otherwise.
+    pub async fn secured_as_client(
+        self,
+        tls: &ClientTls,
+        host: Option<&str>,
+    ) -> Result<Self, ChannelError> {
+        let (control, kind, peer) = (self.control(), self.kind, self.peer.clone());
+        let stream = tls::connect(self, tls, host).await?;
+        Ok(Self::within(control, stream, kind, peer))
+    }
+
+    /// Shake hands with a client.
+    pub async fn secured_as_server(self, tls: &ServerTls) -> Result<Self, ChannelError> {
+        let (control, kind, peer) = (self.control(), self.kind, self.peer.clone());
+        let stream = tls::accept(self, tls).await?;
+        Ok(Self::within(control, stream, kind, peer))
     }
 
     /// Two ends of a channel in memory, for tests of what is above: as much as `buffer` bytes wait

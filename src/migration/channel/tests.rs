@@ -298,7 +298,7 @@ async fn descriptors_may_be_pipes_sockets_and_files() {
         ("file".to_owned(), OwnedFd::from(file)),
         ("set 7".to_owned(), OwnedFd::from(again.try_clone().unwrap())),
     ]);
-    let context = ChannelContext { descriptors: Arc::new(given), resolver: None };
+    let context = ChannelContext { descriptors: Arc::new(given), ..ChannelContext::default() };
     for (uri, kind) in [
         ("fd:pipe".to_owned(), ChannelKind::Pipe),
         ("fd:socket".into(), ChannelKind::Unix),

@@ -9,4 +9,5 @@ pub mod memory;
 pub mod migration;
 pub mod migration_settings;
 pub mod migration_start;
+pub mod objects;
 pub mod status;
