@@ -18,4 +18,5 @@ pub mod qtest;
 pub mod report;
 pub mod signals;
 pub mod terminal;
+pub mod threads;
 pub mod tls;

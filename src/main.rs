@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use understudy::cli::process::{self, PidFile, Role};
 use understudy::cli::{self, Invocation};
 use understudy::machine::{self, spec::MachineSpec};
-use understudy::report;
+use understudy::{report, threads};
 
 fn main() -> ExitCode {
     let program = cli::program_name(std::env::args_os().next());
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         ),
         Ok(Invocation::Run { spec, warnings }) => {
             report::configure(&spec);
+            threads::configure(&spec);
             for warning in warnings {
                 report::line(&warning);
             }

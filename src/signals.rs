@@ -39,7 +39,7 @@ impl Caught {
 /// Call `handle` for each signal from now on, on a thread of its own.
 pub fn watch(handle: impl FnMut(Caught) + Send + 'static) -> io::Result<()> {
     let (reader, writer) = io::pipe()?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || serve(reader, handle))?;
+    crate::threads::named("signals").spawn(move || serve(reader, handle))?;
     // The handlers may run until the process ends: the descriptor is theirs.
     PIPE.store(writer.into_raw_fd(), Ordering::Release);
     for signal in SIGNALS {

@@ -139,7 +139,7 @@ impl Timers {
         });
         let (addr, mut mailbox) = ThreadMailbox::new(Arc::new(|| ()));
         let mut actor = TimerActor { shared: Arc::clone(&shared), clock: Arc::clone(&clock) };
-        let thread = std::thread::Builder::new().name("timer".to_owned()).spawn(move || {
+        let thread = crate::threads::named("timer").spawn(move || {
             let run = || actor.run(&mut mailbox);
             if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
                 let reason = panic_reason(&*payload);

@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
@@ -18,6 +17,7 @@ use super::message::{BlockDone, BlockRequest, IoFailed};
 use crate::actors::context::panic_reason;
 use crate::actors::message::ActorFailed;
 use crate::actors::outlet::Outlet;
+use crate::threads;
 
 /// Threads a drive has at most, unless told otherwise.
 pub(super) const THREADS_MAX: usize = 4;
@@ -130,7 +130,7 @@ impl WorkQueue {
 
 fn spawn(shared: &Arc<Shared>) -> io::Result<()> {
     let worker = Arc::clone(shared);
-    thread::Builder::new().name("block".to_owned()).spawn(move || serve(&worker)).map(drop)
+    threads::named("block").spawn(move || serve(&worker)).map(drop)
 }
 
 fn serve(shared: &Arc<Shared>) {

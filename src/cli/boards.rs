@@ -446,15 +446,25 @@ fn boot_property(boot: &mut BootSpec, key: &str, text: &str) -> Result<(), Optio
                     ms @ 0..=0xffff => Some(Duration::from_millis(ms)),
                     _ => {
                         return refused(
-                            "reboot timeout is invalid, it should be a value between -1 and 65535",
+                            "reboot timeout is invalid,it should be a value between -1 and 65535",
                         );
                     }
                 },
             };
         }
-        "once" | "splash" | "splash-time" => {
-            return refused(format!("{key}={text}: the parameter '{key}' is not available"));
+        "splash-time" => {
+            let time = match text.strip_prefix('-') {
+                Some(_) => None,
+                None => u16::try_from(value::number("boot.splash-time", text)?).ok(),
+            };
+            let sentence = "splash-time is invalid,it should be a value between 0 and 65535";
+            let refusal = OptionError::Refused(sentence.into());
+            boot.splash_time = Some(time.ok_or(refusal)?);
         }
+        "once" => {
+            return refused("no function defined to set boot device list for this architecture");
+        }
+        "splash" => return refused(format!("splash={text}: there is no graphical output")),
         _ => return Err(OptionError::Unexpected { name: format!("boot.{key}") }),
     }
     Ok(())

@@ -422,6 +422,8 @@ pub struct BootSpec {
     pub menu: Option<bool>,
     pub strict: bool,
     pub reboot_timeout: Option<Duration>,
+    /// Milliseconds.
+    pub splash_time: Option<u16>,
 }
 
 /// `-d`, `-D` and `-dfilter`.

@@ -27,6 +27,7 @@ use crate::jit::engine::{Engine, EngineError, EntryObserver, Exit};
 use crate::jit::ir::BlockShape;
 use crate::machine::memory::PAGE_SIZE;
 use crate::machine::message::{HartSnapshot, VmError};
+use crate::threads;
 pub use sbi::BuiltinFirmware;
 use start_line::Approach;
 pub use start_line::StartLine;
@@ -213,8 +214,7 @@ impl Vcpu {
         let (addr, mut mailbox) = ThreadMailbox::new(Arc::new(move || kick.kick()));
         let thread_id = Arc::new(AtomicU32::new(0));
         let published = Arc::clone(&thread_id);
-        let thread = std::thread::Builder::new()
-            .name(format!("CPU {cpu}/TCG"))
+        let thread = threads::named(format!("CPU {cpu}/TCG"))
             .spawn(move || {
                 irq.attach_thread(std::thread::current());
                 let id = rustix::thread::gettid().as_raw_nonzero().get();

@@ -4,13 +4,13 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::sync::mpsc;
-use std::thread;
 
 use actix::Message;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::actors::outlet::Outlet;
 use crate::block::message::IoFailed;
+use crate::threads;
 
 /// Bytes of one request at most.
 pub const ENTROPY_MAX: usize = 4096;
@@ -54,8 +54,7 @@ pub fn from_file(path: &str) -> Result<Outlet<EntropyWanted>, EntropyError> {
     let mut file = File::open(path)
         .map_err(|e| EntropyError::Open { path: path.to_owned(), reason: (&e).into() })?;
     let (sender, wanted) = mpsc::channel::<EntropyWanted>();
-    thread::Builder::new()
-        .name("rng".to_owned())
+    threads::named("rng")
         .spawn(move || {
             for EntropyWanted { len, to } in wanted {
                 let mut bytes = vec![0; len.min(ENTROPY_MAX)];
