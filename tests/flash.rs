@@ -177,7 +177,11 @@ fn drives_that_cannot_be_flash() {
             "-M virt -drive if=pflash,format=raw,unit=2,file=small",
             "machine type does not support if=pflash,bus=0,unit=2",
         ),
-        ("-M virt,pflash0=a -drive if=pflash,format=raw,file=small", "clashes with -machine"),
+        (
+            "-M virt,pflash0=a -drive if=none,id=a,format=raw,file=small -drive \
+             if=pflash,format=raw,file=small",
+            "clashes with -machine",
+        ),
     ] {
         let said = |mut emulator: Command| {
             let output = emulator
