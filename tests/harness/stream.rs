@@ -32,6 +32,29 @@ impl<S: AsFd + Write> Drop for HangUp<S> {
     }
 }
 
+/// Writes to a device. Once it is dropped nobody reads the device any more either: what comes then
+/// is for whoever opens it next.
+struct Lender(Option<Arc<File>>);
+
+impl Write for Lender {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.as_deref().map_or(Ok(0), |mut device| device.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        let reader = self.0.take().map(|device| Arc::downgrade(&device));
+        while reader.as_ref().is_some_and(|device| device.strong_count() > 0) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// Reads a device as long as its writer is there.
 struct Borrowed(Weak<File>);
 
@@ -88,7 +111,8 @@ impl Stream {
     /// A stream over a device, which is closed with it.
     pub fn on(name: &str, device: File) -> Self {
         let writer = Arc::new(device);
-        Self::new(name, Borrowed(Arc::downgrade(&writer)), writer)
+        let reader = Borrowed(Arc::downgrade(&writer));
+        Self::new(name, reader, Lender(Some(writer)))
     }
 
     /// A stream over a socket, hung up when it is closed or dropped.
