@@ -2,7 +2,7 @@
 //! outlet that ends at a hart.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::Thread;
 
 /// Bits of `mip`/`mie` (Privileged spec 3.1.9).
@@ -26,6 +26,8 @@ pub struct HartIrq {
     lines: AtomicU64,
     /// `mip` bits that software set: SSIP, STIP, SEIP, LCOFIP.
     soft: AtomicU64,
+    /// `stimecmp`, or what it is compared with, is to be looked at.
+    time_moved: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -75,6 +77,17 @@ impl HartIrq {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
+    }
+
+    /// The deadline that this hart armed has come, or `time` was set: make it look.
+    pub fn time_moved(&self) {
+        self.time_moved.store(true, Ordering::Release);
+        self.kick();
+    }
+
+    /// True once after `time_moved`.
+    pub fn take_time_moved(&self) -> bool {
+        self.time_moved.load(Ordering::Relaxed) && self.time_moved.swap(false, Ordering::AcqRel)
     }
 
     /// Make a running hart look at its inbox soon; a sleeping one is left asleep.

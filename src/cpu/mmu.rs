@@ -160,7 +160,7 @@ fn protect(hart: &Hart, mapping: Mapping, access: Access, privilege: Privilege) 
 
 enum Fault {
     Page,
-    /// PMP forbids the walk an entry.
+    /// PMP forbids the walk an entry, or there is no RAM where it should be.
     Access,
 }
 
@@ -236,8 +236,8 @@ fn read_entry(hart: &Hart, address: u64) -> Result<u64, Fault> {
     if !allowed {
         return Err(Fault::Access);
     }
-    // Where nothing answers, QEMU's walk ends in a page fault; the spec leaves it to the PMAs.
-    hart.env.ram.load_u64(address).map_err(|_| Fault::Page)
+    // Page tables can only be in RAM: elsewhere the walk violates the PMAs (12.3.2, step 2).
+    hart.env.ram.load_u64(address).map_err(|_| Fault::Access)
 }
 
 /// Encodings that fault at any level.
@@ -303,5 +303,5 @@ fn update(hart: &Hart, address: u64, old: u64, new: u64) -> Result<bool, Fault> 
     if !pmp::check(&hart.state, isa.pmp_entries, address, PTE_SIZE, Access::Store, supervisor) {
         return Err(Fault::Access);
     }
-    hart.env.ram.compare_exchange_u64(address, old, new).map_err(|_| Fault::Page)
+    hart.env.ram.compare_exchange_u64(address, old, new).map_err(|_| Fault::Access)
 }

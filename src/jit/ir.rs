@@ -361,8 +361,17 @@ pub struct Block {
     /// Guest instructions covered.
     pub insns: u32,
     pub steps: Vec<Step>,
-    /// The guest instructions, for `-d in_asm`.
+    /// The guest instructions, in the order of their offsets.
     pub guest: Vec<(u16, Insn)>,
+}
+
+impl Block {
+    /// The offset of what follows the instruction at `offset` in memory.
+    pub fn end_of(&self, offset: u16) -> i64 {
+        let insn = self.guest.binary_search_by_key(&offset, |(at, _)| *at);
+        let len = insn.map_or(4, |i| self.guest[i].1.len);
+        i64::from(offset) + i64::from(len)
+    }
 }
 
 impl Ir {

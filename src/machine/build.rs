@@ -2,7 +2,6 @@
 //! actors.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
@@ -37,7 +36,7 @@ use crate::cpu::vmstate::{CommonState, CpuState};
 use crate::devices::bus::{Bus, Region};
 use crate::devices::finisher::Finisher;
 use crate::devices::fw_cfg::FwCfgError;
-use crate::devices::irq::aclint::{Aclint, HartWires, WireLevel};
+use crate::devices::irq::aclint::{Aclint, HartWires, TimeMoved, WireLevel};
 use crate::devices::irq::plic::{Plic, PlicLines};
 use crate::devices::irq::sswi::Sswi;
 use crate::devices::rom::Rom;
@@ -392,11 +391,12 @@ fn devices(
     let mut wires = Vec::new();
     for hart in harts {
         let timer = board.timers.reserve()?;
-        let irq = Arc::clone(&peers.0[hart].irq);
+        let (irq, timed) = (Arc::clone(&peers.0[hart].irq), Arc::clone(&peers.0[hart].irq));
         wires.push(HartWires {
             msip: hart_line(hart, MSIP),
             msip_level: WireLevel(Arc::new(move || irq.pending() & MSIP != 0)),
             mtip: hart_line(hart, MTIP),
+            time_moved: Outlet::fold(move |_: TimeMoved| timed.time_moved()),
             timer,
         });
     }
@@ -472,14 +472,11 @@ fn vcpu(
     requests: &GuestRequests,
     failure: &Outlet<ActorFailed>,
 ) -> Result<VcpuThread, BuildError> {
-    let stimer_fired = Arc::new(AtomicBool::new(false));
-    let (fired, irq) = (Arc::clone(&stimer_fired), Arc::clone(&env.irq));
-    let line = timers.register(Outlet::fold(move |_: TimerFired| {
-        fired.store(true, std::sync::atomic::Ordering::Release);
-        irq.kick();
-    }))?;
+    let irq = Arc::clone(&env.irq);
+    let line = timers.register(Outlet::fold(move |_: TimerFired| irq.time_moved()))?;
+    let clock = Arc::clone(&env.clock);
     env.stimer = Outlet::fold(move |ArmStimer { deadline }| {
-        line.arm(deadline.map(VirtualClock::ns_of_ticks));
+        line.arm(deadline.map(|ticks| clock.ns_of_ticks(ticks)));
     });
     let accel = match spec.accel {
         spec::Accel::Interp => Accel::Interp,
@@ -496,7 +493,7 @@ fn vcpu(
         reset: requests.reset.clone(),
     });
     let (failure, start_line) = (failure.clone(), Arc::clone(start_line));
-    Ok(Vcpu::start(VcpuParts { env, accel, stimer_fired, firmware, failure, start_line })?)
+    Ok(Vcpu::start(VcpuParts { env, accel, firmware, failure, start_line })?)
 }
 
 /// Loads memory as planned.

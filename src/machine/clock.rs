@@ -1,7 +1,7 @@
 //! The machine's virtual clock: nanoseconds that stop while the machine is stopped. The timer
 //! actor that turns it into messages is `actors::timer`.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Frequency of `time` on `virt` (device tree `timebase-frequency`), in Hz.
@@ -17,6 +17,8 @@ pub struct VirtualClock {
     stepped: bool,
     /// Running: virtual minus host nanoseconds. Stopped, or stepped: the virtual time itself.
     base: AtomicI64,
+    /// What the guest's writes of MTIME have put between `time` and virtual time, in ticks.
+    moved: AtomicU64,
 }
 
 impl Default for VirtualClock {
@@ -26,6 +28,7 @@ impl Default for VirtualClock {
             running: AtomicBool::new(false),
             stepped: false,
             base: AtomicI64::new(0),
+            moved: AtomicU64::new(0),
         }
     }
 }
@@ -59,14 +62,40 @@ impl VirtualClock {
         now.max(0) as u64
     }
 
-    /// `time` / `mtime`, in ticks of `TIMEBASE_HZ`.
+    /// `time` and `mtime`, which are one counter (Privileged spec 3.2.1), in ticks of
+    /// `TIMEBASE_HZ`.
     pub fn ticks(&self) -> u64 {
-        self.now_ns() / NS_PER_TICK
+        self.ticks_at(self.now_ns())
     }
 
-    /// Virtual time in nanoseconds at which `ticks()` first reads `ticks`.
-    pub fn ns_of_ticks(ticks: u64) -> u64 {
-        ticks.saturating_mul(NS_PER_TICK)
+    /// Set `time` and `mtime`; virtual time goes on as it was.
+    pub fn set_ticks(&self, ticks: u64) {
+        let virtual_ticks = self.now_ns() / NS_PER_TICK;
+        self.set_moved(ticks.wrapping_sub(virtual_ticks));
+    }
+
+    /// `time` less the ticks of virtual time: what the guest's writes of MTIME add up to.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Acquire)
+    }
+
+    /// Set what `moved` returns.
+    pub fn set_moved(&self, ticks: u64) {
+        self.moved.store(ticks, Ordering::Release);
+    }
+
+    /// What `ticks()` reads at virtual time `ns`.
+    pub fn ticks_at(&self, ns: u64) -> u64 {
+        (ns / NS_PER_TICK).wrapping_add(self.moved())
+    }
+
+    /// Virtual time in nanoseconds at which `ticks()` reaches `ticks`; zero when it has.
+    pub fn ns_of_ticks(&self, ticks: u64) -> u64 {
+        let now = self.now_ns();
+        match ticks.checked_sub(self.ticks_at(now)) {
+            None | Some(0) => 0,
+            Some(to_go) => (now / NS_PER_TICK).saturating_add(to_go).saturating_mul(NS_PER_TICK),
+        }
     }
 
     /// Let time run (only the `Vm` actor calls this, with every vCPU paused).
@@ -100,5 +129,25 @@ impl VirtualClock {
     /// True while time runs.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moving_time_moves_deadlines() {
+        let clock = VirtualClock::default();
+        assert_eq!((clock.ticks(), clock.ns_of_ticks(30)), (0, 3000));
+        clock.set_ticks(20);
+        assert_eq!((clock.ticks(), clock.now_ns()), (20, 0));
+        assert_eq!([19, 20, 21, u64::MAX].map(|t| clock.ns_of_ticks(t)), [0, 0, 100, u64::MAX]);
+        assert_eq!(clock.ticks_at(1000), 30);
+        clock.set_ticks(u64::MAX);
+        assert_eq!((clock.ticks(), clock.ticks_at(200)), (u64::MAX, 1));
+        clock.start();
+        clock.set_ticks(0);
+        assert!(clock.ticks() < TIMEBASE_HZ * 60);
     }
 }

@@ -1,12 +1,17 @@
 //! Differential tests: one bare-metal program runs thousands of small cases (an instruction, the
 //! mode it runs in, the CSRs around it, a page-table entry) on the reference interpreter, on the
 //! translator, and on QEMU, where that is installed, and every result is compared.
+//!
+//! Beside them stand whole programs (`programs`), run by the real binary, whose results are stated:
+//! state that outlives an instruction, several harts, interrupts, the way in and out.
 
 mod cases;
 mod guest;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod ours;
+mod program;
+mod programs;
 mod qemu;
 
 use cases::Case;

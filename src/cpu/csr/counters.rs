@@ -6,7 +6,6 @@ use super::bits::MENVCFG_STCE;
 use crate::cpu::hart::Hart;
 use crate::cpu::irq::{LCOFIP, STIP};
 use crate::cpu::state::{HPM_COUNTERS, Privilege};
-use crate::machine::clock::TIMEBASE_HZ;
 
 /// `mcountinhibit`/`mcounteren` bits of the three fixed counters.
 pub(super) const CY: u64 = 1 << 0;
@@ -174,8 +173,17 @@ pub fn update_stimer(hart: &mut Hart) {
     } else {
         None
     };
-    /// Nanoseconds in a tick of `time`.
-    const TICK_NS: u64 = 1_000_000_000 / TIMEBASE_HZ;
-    let overflow = overflow.map_or(u64::MAX, |ns| ns.div_ceil(TICK_NS));
+    // The first tick that begins at `ns` or later.
+    let overflow = overflow.map_or(u64::MAX, |ns| hart.env.clock.ticks_at(ns).saturating_add(1));
     hart.arm_stimer(timer.min(overflow));
+}
+
+/// The bits of `mip`, with STIP as `stimecmp` and `time` have it at this moment.
+pub(super) fn pending_now(hart: &mut Hart) -> u64 {
+    let on = hart.env.isa.sstc && hart.state.menvcfg & MENVCFG_STCE != 0;
+    let due = on && hart.env.clock.ticks() >= hart.state.stimecmp;
+    if on && due != (hart.env.irq.pending() & STIP != 0) {
+        update_stimer(hart);
+    }
+    hart.env.irq.pending()
 }

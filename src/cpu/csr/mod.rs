@@ -108,7 +108,7 @@ pub(super) fn get(hart: &mut Hart, csr: u16) -> u64 {
         SEPC => s.sepc,
         SCAUSE => s.scause,
         STVAL => s.stval,
-        SIP => hart.env.irq.pending() & s.mideleg & SUPERVISOR_VIEW,
+        SIP => counters::pending_now(hart) & hart.state.mideleg & SUPERVISOR_VIEW,
         STIMECMP => s.stimecmp,
         SATP if !hart.env.isa.mmu => 0,
         SATP => s.satp,
@@ -132,7 +132,7 @@ pub(super) fn get(hart: &mut Hart, csr: u16) -> u64 {
         MEPC => s.mepc,
         MCAUSE => s.mcause,
         MTVAL => s.mtval,
-        MIP => hart.env.irq.pending(),
+        MIP => counters::pending_now(hart),
         PMPCFG0 | PMPCFG2 => {
             let first = usize::from(csr - PMPCFG0) * 4;
             (0..8).fold(0, |all, i| all | u64::from(s.pmpcfg[first + i]) << (8 * i))

@@ -9,7 +9,7 @@ mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use actix::{Actor, ActorContext as _, Addr, Handler, Message, MessageResult};
@@ -119,8 +119,6 @@ pub struct ObserveExecution {
 pub struct VcpuParts {
     pub env: HartEnv,
     pub accel: Accel,
-    /// Set by the hart's timer when `stimecmp` is due; the timer kicks too.
-    pub stimer_fired: Arc<AtomicBool>,
     pub firmware: Option<BuiltinFirmware>,
     pub failure: Outlet<ActorFailed>,
     /// Shared by all harts.
@@ -136,7 +134,6 @@ pub struct Vcpu {
     /// Of the interpreter's steps; the engine has its own.
     step_observer: Option<EntryObserver>,
     idle: bool,
-    stimer_fired: Arc<AtomicBool>,
     firmware: Option<BuiltinFirmware>,
     paused: bool,
     /// Stopped by the built-in firmware, or down until the reset it asked for.
@@ -193,7 +190,6 @@ impl Vcpu {
             max_insns: shape.max_insns,
             step_observer: None,
             idle: parts.accel == Accel::Idle,
-            stimer_fired: parts.stimer_fired,
             firmware: parts.firmware,
             paused: true,
             stopped: true,
@@ -243,7 +239,7 @@ impl Vcpu {
             }
             self.hart.env.inbox.set_in_guest(true);
             self.hart.drain_inbox();
-            if self.stimer_fired.swap(false, Ordering::AcqRel) {
+            if self.hart.env.irq.take_time_moved() {
                 if self.firmware.is_some() {
                     sbi::timer_changed(&mut self.hart);
                 } else {

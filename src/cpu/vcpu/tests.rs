@@ -54,7 +54,6 @@ async fn bench(accel: Accel, program: &[u32]) -> Bench {
     let vcpu = Vcpu::start(VcpuParts {
         env: env.clone(),
         accel,
-        stimer_fired: Arc::default(),
         start_line: StartLine::new(1),
         firmware: None,
         failure: failure.outlet(),

@@ -10,7 +10,6 @@ mod state;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -44,8 +43,14 @@ pub struct HartWires {
     pub msip: Outlet<IrqLevel>,
     /// Told `IrqLevel { line: hart, .. }`, under a lock: a fold into atomics, or a mailbox.
     pub mtip: Outlet<IrqLevel>,
+    pub time_moved: Outlet<TimeMoved>,
     pub timer: TimerPort,
 }
+
+/// MTIME was written, and with it the `time` CSR: what a hart compares with it is to be looked at.
+#[derive(Debug, Clone, Copy, actix::Message)]
+#[rtype(result = "()")]
+pub struct TimeMoved;
 
 #[derive(Debug, Default)]
 struct Compare {
@@ -60,39 +65,24 @@ struct HartTimer {
     index: u32,
 }
 
-/// What the timer's thread shares with the device.
-#[derive(Debug)]
-struct Mtimer {
-    clock: Arc<VirtualClock>,
-    /// MTIME minus the clock's ticks.
-    offset: AtomicU64,
-}
-
-impl Mtimer {
-    fn mtime(&self) -> u64 {
-        self.clock.ticks().wrapping_add(self.offset.load(Ordering::Acquire))
-    }
-
+impl HartTimer {
     /// Drive MTIP; the virtual time at which it must be looked at again.
-    fn evaluate(&self, hart: &HartTimer, compare: &mut Compare) -> Option<u64> {
-        let offset = self.offset.load(Ordering::Acquire);
-        let ticks = self.clock.ticks();
-        let mtime = ticks.wrapping_add(offset);
-        let level = mtime >= compare.mtimecmp;
+    fn evaluate(&self, clock: &VirtualClock, compare: &mut Compare) -> Option<u64> {
+        let level = clock.ticks() >= compare.mtimecmp;
         if level != compare.mtip {
             compare.mtip = level;
-            hart.mtip.send(IrqLevel { line: hart.index, level });
+            self.mtip.send(IrqLevel { line: self.index, level });
         }
-        let to_go = compare.mtimecmp.checked_sub(mtime).filter(|&n| n != 0)?;
-        Some(VirtualClock::ns_of_ticks(ticks.saturating_add(to_go)))
+        (!level).then(|| clock.ns_of_ticks(compare.mtimecmp))
     }
 }
 
 /// The device.
 #[derive(Debug)]
 pub struct Aclint {
-    mtimer: Arc<Mtimer>,
+    clock: Arc<VirtualClock>,
     harts: Vec<(Arc<HartTimer>, TimerLine)>,
+    time_moved: Vec<Outlet<TimeMoved>>,
     msip: Vec<(bool, Outlet<IrqLevel>)>,
     msip_levels: Vec<WireLevel>,
 }
@@ -100,8 +90,8 @@ pub struct Aclint {
 impl Aclint {
     /// The device for harts 0, 1, …; MTIP is high from the start, since MTIMECMP is 0.
     pub fn new(clock: Arc<VirtualClock>, wires: Vec<HartWires>) -> Self {
-        let mtimer = Arc::new(Mtimer { clock, offset: AtomicU64::new(0) });
         let mut harts = Vec::new();
+        let mut time_moved = Vec::new();
         let mut msip = Vec::new();
         let mut msip_levels = Vec::new();
         for (index, wires) in wires.into_iter().enumerate() {
@@ -111,25 +101,26 @@ impl Aclint {
                 index: index as u32,
             });
             let fired = {
-                let (mtimer, hart) = (Arc::clone(&mtimer), Arc::clone(&hart));
+                let (clock, hart) = (Arc::clone(&clock), Arc::clone(&hart));
                 // A re-arm since then set its own deadline; a clock that stopped meanwhile
                 // leaves `mtime` at or above the compare value.
                 Outlet::fold(move |_: TimerFired| {
-                    mtimer.evaluate(&hart, &mut hart.compare.lock());
+                    hart.evaluate(&clock, &mut hart.compare.lock());
                 })
             };
             harts.push((hart, wires.timer.connect(fired)));
+            time_moved.push(wires.time_moved);
             msip.push((false, wires.msip));
             msip_levels.push(wires.msip_level);
         }
-        let aclint = Self { mtimer, harts, msip, msip_levels };
+        let aclint = Self { clock, harts, time_moved, msip, msip_levels };
         aclint.evaluate_all();
         aclint
     }
 
     fn evaluate_all(&self) {
         for (hart, timer) in &self.harts {
-            timer.arm(self.mtimer.evaluate(hart, &mut hart.compare.lock()));
+            timer.arm(hart.evaluate(&self.clock, &mut hart.compare.lock()));
         }
     }
 
@@ -138,12 +129,19 @@ impl Aclint {
         let mut compare = hart.compare.lock();
         compare.mtimecmp = update(compare.mtimecmp);
         // Armed under the lock, so that the last compare value written is the one armed.
-        timer.arm(self.mtimer.evaluate(hart, &mut compare));
+        timer.arm(hart.evaluate(&self.clock, &mut compare));
     }
 
     fn set_mtime(&self, value: u64) {
-        self.mtimer.offset.store(value.wrapping_sub(self.mtimer.clock.ticks()), Ordering::Release);
+        self.clock.set_ticks(value);
+        self.time_changed();
+    }
+
+    fn time_changed(&self) {
         self.evaluate_all();
+        for hart in &self.time_moved {
+            hart.send(TimeMoved);
+        }
     }
 
     fn set_msip(&mut self, index: usize, level: bool) {
@@ -191,7 +189,7 @@ impl Device for Aclint {
                 let hart = self.harts.get(((offset - MTIMECMP) / 8) as usize);
                 hart.map_or(0, |(hart, _)| hart.compare.lock().mtimecmp)
             }
-            _ => self.mtimer.mtime(),
+            _ => self.clock.ticks(),
         };
         if offset < MSIP_END { value } else { extract(value, offset % 8, width) }
     }
@@ -203,20 +201,19 @@ impl Device for Aclint {
                 let hart = ((offset - MTIMECMP) / 8) as usize;
                 self.set_mtimecmp(hart, |old| deposit(old, offset % 8, width, value));
             }
-            _ => self.set_mtime(deposit(self.mtimer.mtime(), offset % 8, width, value)),
+            _ => self.set_mtime(deposit(self.clock.ticks(), offset % 8, width, value)),
         }
     }
 
     /// MTIMECMP is zero after reset, hence MTIP high, as on QEMU. MTIME goes back to the clock's
-    /// time, not to zero: the `time` CSR reads the clock, and firmware that compares one with the
-    /// other (OpenSBI without Sstc) must find them equal after a reboot too.
+    /// time, not to zero: QEMU's stream has no place for what is between the two.
     fn reset(&mut self) {
         for hart in 0..self.harts.len() {
             self.set_msip(hart, false);
             self.harts[hart].0.compare.lock().mtimecmp = 0;
         }
-        self.mtimer.offset.store(0, Ordering::Release);
-        self.evaluate_all();
+        self.clock.set_moved(0);
+        self.time_changed();
     }
 }
 

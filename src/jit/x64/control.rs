@@ -27,6 +27,13 @@ impl Emitter<'_> {
         asm!(self ; jmp extern stub);
     }
 
+    /// Leave to the run loop with the pc at `offset`.
+    pub(super) fn leave_polled_at(&mut self, offset: i64) {
+        let stub = self.stubs.leave_polled;
+        self.pc_to_rax(offset);
+        asm!(self ; jmp extern stub);
+    }
+
     fn new_link(&mut self, target: u16) -> (DynamicLabel, usize) {
         let at = self.new_label();
         let link = self.first_link + self.links.len();

@@ -186,14 +186,15 @@ impl Emitter<'_> {
         asm!(self ; =>back);
         let store = SlowStore::Int { src, width };
         let place = (base, offset);
-        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store, place });
+        let (offset, next) = (self.offset, self.next);
+        self.cold.push(Cold::StoreSlow { at: slow, back, offset, next, store, place });
     }
 
     pub(super) fn slow_store(
         &mut self,
         at: DynamicLabel,
         back: DynamicLabel,
-        offset: u16,
+        (offset, next): (u16, i64),
         store: SlowStore,
         (base, displacement): (Operand, i32),
     ) {
@@ -211,9 +212,14 @@ impl Emitter<'_> {
                 if fmt == Fmt::S { 4 } else { 8 }
             }
         };
-        let stub = self.stubs.store(width);
+        let (stub, stay) = (self.stubs.store(width), self.new_label());
         asm_store_offset(self, offset);
         asm!(self ; call extern stub);
+        // An interrupt that a store to a device raised is taken before the next instruction.
+        asm_rm!(self, mov, allocate::EXIT_FLAG, rcx);
+        asm!(self ; cmp DWORD [rcx], 0 ; je =>stay);
+        self.leave_polled_at(next);
+        asm!(self ; =>stay);
         self.restore_entry(base, displacement);
         asm!(self ; jmp =>back);
     }
@@ -428,6 +434,7 @@ impl Emitter<'_> {
         asm!(self ; =>back);
         let store = SlowStore::Fp { src, fmt };
         let place = (base, offset);
-        self.cold.push(Cold::StoreSlow { at: slow, back, offset: self.offset, store, place });
+        let (offset, next) = (self.offset, self.next);
+        self.cold.push(Cold::StoreSlow { at: slow, back, offset, next, store, place });
     }
 }

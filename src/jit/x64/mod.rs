@@ -119,6 +119,8 @@ enum Cold {
         at: DynamicLabel,
         back: DynamicLabel,
         offset: u16,
+        /// The offset of the next instruction.
+        next: i64,
         store: memory::SlowStore,
         place: (Operand, i32),
     },
@@ -152,6 +154,8 @@ pub(super) struct Emitter<'a> {
     cold: Vec<Cold>,
     start: u16,
     offset: u16,
+    /// The offset of what follows the instruction at `offset`.
+    next: i64,
     head: DynamicLabel,
     /// FP registers known to hold a NaN-boxed single.
     boxed: u32,
@@ -179,6 +183,7 @@ pub fn emit(
         cold: Vec::new(),
         start: block.start,
         offset: block.start,
+        next: block.end_of(block.start),
         head,
         boxed: 0,
         entry_of: None,
@@ -228,6 +233,7 @@ impl Emitter<'_> {
         }
         for step in &block.steps {
             self.offset = step.offset;
+            self.next = block.end_of(step.offset);
             if !keeps_entry(&step.ir) {
                 self.entry_of = None;
             }
@@ -325,8 +331,8 @@ impl Emitter<'_> {
             Cold::LoadSlow { at, back, offset, load, place } => {
                 self.slow_load(at, back, offset, load, place);
             }
-            Cold::StoreSlow { at, back, offset, store, place } => {
-                self.slow_store(at, back, offset, store, place);
+            Cold::StoreSlow { at, back, offset, next, store, place } => {
+                self.slow_store(at, back, (offset, next), store, place);
             }
             Cold::OtherEntry { at, hit, width, tag, slow } => {
                 asm!(self ; =>at);

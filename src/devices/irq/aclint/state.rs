@@ -1,8 +1,6 @@
 //! The timers' state as it travels. Deadlines follow from the compare values and the time, and are
 //! armed anew at the other end.
 
-use std::sync::atomic::Ordering;
-
 use super::Aclint;
 use crate::devices::shell::Migrate;
 use crate::migration::vmstate::{Fields, StateError, VmState, Vmsd};
@@ -38,19 +36,19 @@ impl Migrate for Aclint {
     fn save(&self) -> Result<MtimerState, StateError> {
         Ok(MtimerState {
             mtimecmp: self.harts.iter().map(|(hart, _)| hart.compare.lock().mtimecmp).collect(),
-            offset: self.mtimer.offset.load(Ordering::Acquire),
+            offset: self.clock.moved(),
         })
     }
 
     fn load(&mut self, state: MtimerState) -> Result<(), StateError> {
-        self.mtimer.offset.store(state.offset, Ordering::Release);
+        self.clock.set_moved(state.offset);
         for ((hart, _), mtimecmp) in self.harts.iter().zip(state.mtimecmp) {
             hart.compare.lock().mtimecmp = mtimecmp;
         }
         for ((driven, _), level) in self.msip.iter_mut().zip(&self.msip_levels) {
             *driven = (level.0)();
         }
-        self.evaluate_all();
+        self.time_changed();
         Ok(())
     }
 }

@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
@@ -13,17 +14,20 @@ struct Rig {
     aclint: DeviceCell<Shell<Aclint>>,
     msip: Probe<IrqLevel>,
     mtip: Probe<IrqLevel>,
+    time_moved: Probe<TimeMoved>,
     armed: Probe<ArmTimer>,
 }
 
 /// Two harts; time stands still at 0.
 fn rig() -> Rig {
     let (msip, mtip, armed) = (Probe::new(), Probe::new(), Probe::new());
+    let time_moved = Probe::new();
     let wires = (0..2)
         .map(|_| HartWires {
             msip_level: WireLevel(Arc::new(|| false)),
             msip: msip.outlet(),
             mtip: mtip.outlet(),
+            time_moved: time_moved.outlet(),
             timer: TimerPort::played_by(armed.outlet()),
         })
         .collect();
@@ -32,7 +36,7 @@ fn rig() -> Rig {
     assert_eq!(mtip.take(), [high(0), high(1)]);
     armed.take();
     let aclint = DeviceCell::new(Shell(aclint), "aclint", Outlet::Unconnected);
-    Rig { aclint, msip, mtip, armed }
+    Rig { aclint, msip, mtip, time_moved, armed }
 }
 
 #[test]
@@ -71,7 +75,7 @@ fn mtimecmp_moves_mtip_and_the_deadline() {
 
 #[test]
 fn mtime_can_be_written_by_halves_and_moves_every_mtip() {
-    let Rig { aclint, mtip, .. } = rig();
+    let Rig { aclint, mtip, time_moved, .. } = rig();
     aclint.write(0x4000, 8, 50).unwrap();
     aclint.write(0x4008, 8, 1 << 33).unwrap();
     mtip.take();
@@ -80,6 +84,7 @@ fn mtime_can_be_written_by_halves_and_moves_every_mtip() {
     aclint.write(0xbffc, 4, 2).unwrap();
     assert_eq!(aclint.read(0xbff8, 8), Ok(0x2_0000_004d));
     assert_eq!(mtip.take(), [IrqLevel { line: 1, level: true }]);
+    assert_eq!(time_moved.take().len(), 4, "two writes, two harts");
     aclint.call(Reset).unwrap();
     let registers = [(0, 4), (4, 4), (0x4000, 8), (0x4008, 8), (0xbff8, 8)];
     assert_eq!(registers.map(|(at, width)| aclint.read(at, width)), [Ok(0); 5]);
@@ -113,6 +118,7 @@ fn the_timer_raises_mtip_and_a_stale_one_does_not() {
         msip_level: WireLevel(Arc::new(|| false)),
         msip: Outlet::Unconnected,
         mtip: mtip.outlet(),
+        time_moved: Outlet::Unconnected,
         timer: timers.reserve().unwrap(),
     };
     let aclint = Aclint::new(Arc::clone(&clock), vec![wires]);
@@ -166,6 +172,7 @@ fn msip_comes_with_the_hart() {
         msip_level: WireLevel(Arc::new(move || level.load(Ordering::SeqCst))),
         msip: msip.outlet(),
         mtip: Outlet::Unconnected,
+        time_moved: Outlet::Unconnected,
         timer: TimerPort::played_by(Outlet::Unconnected),
     };
     let to = DeviceCell::new(
