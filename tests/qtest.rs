@@ -132,7 +132,6 @@ fn memory_and_devices_answer_as_qemus() {
             ("read 0x80000000 5", "OK 0x68656c6c6f"),
             ("write 0x87fffffe 4 0x01020304", "OK"),
             ("read 0x87fffffc 8", "OK 0x0000010200000000"),
-            ("read 0x7ffffffe 3", "OK 0x000068"),
             ("readq 0xfffffffffffffff8", "OK 0x0000000000000000"),
             // Nothing is there.
             ("readl 0x2f00000", "OK 0x0000000000000000"),
