@@ -45,7 +45,7 @@ pub trait Memory: Send {
     /// Learn what has been written since it was last asked.
     fn collect(&mut self) -> Result<(), ErrorDesc>;
     /// Append pages until `out` has about `most` bytes; false if there are none left to send.
-    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> bool;
+    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc>;
     /// Append what ends a piece of the section.
     fn end_piece(&mut self, out: &mut Vec<u8>);
     /// Bytes of guest memory still to be sent.

@@ -8,6 +8,7 @@
 pub mod bitmap;
 pub mod block;
 pub mod loader;
+pub mod machine;
 pub mod mapped;
 pub mod multifd;
 pub mod saver;

@@ -266,7 +266,7 @@ impl Run {
         stream::put_piece_head(out, Record::SectionPart, RAM_ID);
         let head = out.len();
         let rate = self.rate();
-        let more = memory.pages(out, Pace::chunk(rate, CHUNK));
+        let more = memory.pages(out, Pace::chunk(rate, CHUNK))?;
         if out.len() == head {
             return Ok(more);
         }

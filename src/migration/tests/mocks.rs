@@ -66,14 +66,14 @@ impl Memory for FakeMemory {
         Ok(())
     }
 
-    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> bool {
+    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc> {
         while self.left > 0 && out.len() < most {
             self.left -= 1;
             self.sent += 1;
             out.push(1);
             out.resize(out.len() + PAGE as usize, 0x5a);
         }
-        self.left > 0
+        Ok(self.left > 0)
     }
 
     fn end_piece(&mut self, out: &mut Vec<u8>) {

@@ -1,0 +1,217 @@
+//! The memory of a machine as its migration actors see it: RAM, whose writes are logged, and the
+//! blocks that devices keep.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::VERSION;
+use super::block::{BlockMemory, Bytes, DirtyPages, RamBlock};
+use super::flag;
+use super::loader::{LoadOptions, RamLoader, unknown_flags};
+use super::saver::{RamOptions, RamSaver, Sent};
+use crate::cpu::inbox::Peers;
+use crate::machine::dirty_log::DirtyLog;
+use crate::machine::memory::GuestRam;
+use crate::migration::capability::Capability;
+use crate::migration::destination::MemoryTarget;
+use crate::migration::message::{RamStats, Settings};
+use crate::migration::parameters::ZeroPageDetection;
+use crate::migration::source::Memory;
+use crate::migration::status::ErrorDesc;
+use crate::migration::stream::{LoadError, StreamInput};
+
+/// What QEMU calls the RAM of `virt`.
+const RAM_NAME: &str = "riscv_virt_board.ram";
+
+/// All memory of a machine.
+#[derive(Debug, Clone)]
+pub struct MachineMemory {
+    pub ram: Arc<GuestRam>,
+    /// Who writes to it.
+    pub harts: Peers,
+    /// Name, address and bytes of what devices keep: flash banks, ROMs.
+    pub devices: Vec<(String, u64, Arc<Bytes>)>,
+}
+
+impl MachineMemory {
+    /// To send it with these settings.
+    pub fn outgoing(&self, settings: &Settings) -> OutgoingMemory {
+        let (capabilities, parameters) = (settings.capabilities, &settings.parameters);
+        let xbzrle = capabilities.has(Capability::Xbzrle);
+        let options = RamOptions {
+            zero_pages: parameters.zero_page_detection != ZeroPageDetection::None,
+            xbzrle: xbzrle.then_some(parameters.xbzrle_cache_size),
+            addresses: capabilities.has(Capability::XIgnoreShared),
+        };
+        OutgoingMemory { memory: self.clone(), options, saver: None }
+    }
+
+    /// To receive it with these settings.
+    pub fn incoming(&self, settings: &Settings) -> IncomingMemory {
+        let addresses = settings.capabilities.has(Capability::XIgnoreShared);
+        IncomingMemory { memory: self.clone(), options: LoadOptions { addresses }, loader: None }
+    }
+
+    fn ram_block(&self) -> RamBlock {
+        let memory = Arc::clone(&self.ram) as Arc<dyn BlockMemory>;
+        RamBlock { name: RAM_NAME.to_owned(), address: self.ram.base(), memory }
+    }
+
+    fn device_blocks(&self) -> impl Iterator<Item = (RamBlock, &Arc<Bytes>)> {
+        self.devices.iter().map(|(name, address, bytes)| {
+            let memory = Arc::clone(bytes) as Arc<dyn BlockMemory>;
+            (RamBlock { name: name.clone(), address: *address, memory }, bytes)
+        })
+    }
+}
+
+/// Memory on its way out.
+#[derive(Debug)]
+pub struct OutgoingMemory {
+    memory: MachineMemory,
+    options: RamOptions,
+    /// There from `begin` on; with it, the dirty log.
+    saver: Option<RamSaver>,
+}
+
+impl OutgoingMemory {
+    fn saver(&mut self) -> Result<&mut RamSaver, ErrorDesc> {
+        self.saver.as_mut().ok_or_else(|| ErrorDesc::new("the section of memory was not begun"))
+    }
+}
+
+impl Memory for OutgoingMemory {
+    fn version(&self) -> u32 {
+        VERSION
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorDesc> {
+        let MachineMemory { ram, harts, .. } = &self.memory;
+        let log = DirtyLog::start(Arc::clone(ram), harts.clone())
+            .map_err(|error| ErrorDesc::from(error.to_string()))?;
+        let mut blocks = vec![(self.memory.ram_block(), Box::new(log) as Box<dyn DirtyPages>)];
+        for (block, bytes) in self.memory.device_blocks() {
+            // Everything is sent at first; what was written before is no news.
+            bytes.take(&mut |_| ());
+            blocks.push((block, Box::new(Arc::clone(bytes))));
+        }
+        let saver = self.saver.insert(RamSaver::new(blocks, self.options.clone()));
+        saver.setup(out);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<(), ErrorDesc> {
+        self.saver()?.sync(Instant::now());
+        Ok(())
+    }
+
+    fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc> {
+        // At least a page, or it would go on for ever.
+        let budget = most.saturating_sub(out.len()).max(1);
+        let sent = self.saver()?.save_pages(out, budget);
+        let sent = sent.map_err(|error| ErrorDesc::from(error.to_string()))?;
+        Ok(sent == Sent::More)
+    }
+
+    fn end_piece(&mut self, out: &mut Vec<u8>) {
+        if let Some(saver) = &mut self.saver {
+            saver.end_piece(out);
+        }
+    }
+
+    fn remaining(&self) -> u64 {
+        self.saver.as_ref().map_or(0, RamSaver::remaining)
+    }
+
+    fn stats(&self) -> RamStats {
+        self.saver.as_ref().map(RamSaver::stats).unwrap_or_default()
+    }
+}
+
+/// Memory on its way in.
+#[derive(Debug)]
+pub struct IncomingMemory {
+    memory: MachineMemory,
+    options: LoadOptions,
+    /// There from `begin` on.
+    loader: Option<RamLoader>,
+}
+
+impl MemoryTarget for IncomingMemory {
+    fn begin(&mut self, version: u32, input: &mut StreamInput) -> Result<(), LoadError> {
+        RamLoader::check_version(version)?;
+        let mut blocks = vec![self.memory.ram_block()];
+        blocks.extend(self.memory.device_blocks().map(|(block, _)| block));
+        let loader = RamLoader::new(blocks, self.options);
+        self.loader = Some(loader.map_err(|error| LoadError::io(error.to_string()))?);
+        self.piece(input)
+    }
+
+    fn piece(&mut self, input: &mut StreamInput) -> Result<(), LoadError> {
+        let not_begun = || LoadError::invalid("a piece of the section ram before its beginning");
+        let loader = self.loader.as_mut().ok_or_else(not_begun)?;
+        // There are no channels to wait for.
+        loader.load(input, &mut || Err(unknown_flags(flag::MULTIFD_FLUSH)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::memory::{PAGE_SIZE, RAM_BASE};
+    use crate::migration::stream::Input;
+
+    fn machine() -> MachineMemory {
+        MachineMemory {
+            ram: Arc::new(GuestRam::new(RAM_BASE, 64 * PAGE_SIZE).unwrap()),
+            harts: Peers::new(1),
+            devices: vec![(
+                "virt.flash0".to_owned(),
+                0x2000_0000,
+                Arc::new(Bytes::new(vec![3; 5], 2 * PAGE_SIZE)),
+            )],
+        }
+    }
+
+    #[test]
+    fn a_machine_s_memory_arrives_with_what_was_written_under_way() {
+        let (from, to) = (machine(), machine());
+        from.ram.fill(RAM_BASE + 5000, 9000, 7).unwrap();
+        to.ram.fill(RAM_BASE, 64 * PAGE_SIZE, 9).unwrap();
+        let settings = Settings::default();
+        let mut outgoing = from.outgoing(&settings);
+        let mut incoming = to.incoming(&settings);
+        let mut out = Vec::new();
+        outgoing.begin(&mut out).unwrap();
+        assert!(from.ram.dirty_map().is_on());
+        while outgoing.pages(&mut out, 10_000).unwrap() {}
+        assert!(out.len() > 10_000);
+        from.ram.store_u32(RAM_BASE + 40 * PAGE_SIZE, 1).unwrap();
+        from.devices[0].2.write(PAGE_SIZE, &[8]).unwrap();
+        outgoing.collect().unwrap();
+        assert_eq!(outgoing.remaining(), 2 * PAGE_SIZE);
+        outgoing.end_piece(&mut out);
+        while outgoing.pages(&mut out, 10_000).unwrap() {}
+        outgoing.end_piece(&mut out);
+        assert_eq!((outgoing.remaining(), outgoing.stats().dirty_sync_count), (0, 2));
+        drop(outgoing);
+        assert!(!from.ram.dirty_map().is_on());
+
+        let mut input: StreamInput = Input::new(Box::new(std::io::Cursor::new(out)));
+        let early = to.incoming(&settings).piece(&mut Input::new(Box::new(std::io::empty())));
+        assert!(early.is_err());
+        incoming.begin(VERSION, &mut input).unwrap();
+        incoming.piece(&mut input).unwrap();
+        incoming.piece(&mut input).unwrap();
+        for page in 0..64 {
+            let content = |m: &MachineMemory| {
+                let mut bytes = [1; PAGE_SIZE as usize];
+                m.ram.read(RAM_BASE + page * PAGE_SIZE, &mut bytes).unwrap();
+                bytes
+            };
+            assert!(content(&from) == content(&to), "page {page}");
+        }
+        assert_eq!(from.devices[0].2.to_vec(), to.devices[0].2.to_vec());
+        assert!(to.incoming(&settings).begin(3, &mut input).is_err());
+    }
+}
