@@ -18,6 +18,9 @@ use super::error::{HandshakeError, of_alert};
 
 /// Bytes of a peer's first words that are kept.
 const GREETING: usize = 16;
+/// An end without a farewell: it may be anybody's, so it is not the stream's.
+const CUT_OFF: &str = "Cannot read from TLS channel: The TLS connection was non-properly terminated: \
+                       the peer closed the connection in mid-stream";
 /// The first and the last content type of a TLS record.
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;
@@ -136,6 +139,9 @@ impl<S> TlsStream<S> {
     fn explain(&self, error: io::Error) -> io::Error {
         match of_io(&error, &self.credentials) {
             Some(reason) => io::Error::new(error.kind(), reason.to_string()),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                io::Error::new(error.kind(), CUT_OFF)
+            }
             None => error,
         }
     }
