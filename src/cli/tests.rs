@@ -358,7 +358,7 @@ fn migrations() {
     assert_eq!(plain.migration, Settings::default());
     let given = spec(
         "-incoming tcp:[::1]:9,ipv6=on -only-migratable -global migration.x-max-bandwidth=5k \
-         -global migration.multifd=on -global migration.x-events=on \
+         -global migration.x-events=on -global migration.validate-uuid=on \
          -global migration.multifd-compression=zstd",
     );
     let Some(Incoming::At { address: Address::Inet(inet), origin }) = given.incoming else {
@@ -368,7 +368,7 @@ fn migrations() {
     assert_eq!(origin, "-incoming tcp:[::1]:9,ipv6=on");
     assert!(given.only_migratable && given.globals.is_empty());
     let Settings { capabilities, parameters } = given.migration;
-    assert_eq!(capabilities, [Capability::Events, Capability::Multifd].into_iter().collect());
+    assert_eq!(capabilities, [Capability::Events, Capability::ValidateUuid].into_iter().collect());
     assert_eq!(parameters.max_bandwidth, 5 << 10);
     assert_eq!(parameters.multifd_compression, MultifdCompression::Zstd);
     assert_eq!(spec("-incoming defer").incoming, Some(Incoming::Defer));

@@ -19,6 +19,7 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
+use crate::migration::capability::LACKING;
 use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::monitor::{Drain, Monitor};
@@ -252,6 +253,7 @@ fn machine_info(
         blockers: Arc::new([]),
         only_migratable: spec.only_migratable,
         migration: spec.migration.clone(),
+        lacking: LACKING.into_iter().collect(),
         terminal_monitor: spec.monitors.iter().any(|monitor| is_on_terminal(spec, monitor)),
     }
 }

@@ -127,6 +127,18 @@ const NOT_WITH_BACKGROUND_SNAPSHOT: [Capability; 14] = [
     Capability::ZeroCopySend,
 ];
 
+/// What the actors do not have yet. Each is taken off this list by the code that brings it.
+pub const LACKING: [Capability; 8] = [
+    Capability::Xbzrle,
+    Capability::AutoConverge,
+    Capability::PostcopyRam,
+    Capability::ReleaseRam,
+    Capability::Multifd,
+    Capability::LateBlockActivate,
+    Capability::XIgnoreShared,
+    Capability::MappedRam,
+];
+
 const ZERO_COPY: &str = "Zero copy only available for non-compressed non-TLS multifd migration";
 
 /// The capabilities that are on.
@@ -156,6 +168,18 @@ impl Capabilities {
         let switched_on = |capability: &Capability| self.has(*capability) && !old.has(*capability);
         match Capability::ALL.into_iter().filter(switched_on).find_map(Capability::missing) {
             Some(sentence) => Err(ErrorDesc::new(sentence)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nothing is on now, and was off in `old`, that `lacking` names.
+    pub fn check_available(self, old: Self, lacking: Self) -> Result<(), ErrorDesc> {
+        let wanted = |c: &Capability| self.has(*c) && !old.has(*c) && lacking.has(*c);
+        match Capability::ALL.into_iter().find(wanted) {
+            Some(missing) => {
+                let name = missing.name();
+                Err(ErrorDesc::from(format!("Capability '{name}' is not available")))
+            }
             None => Ok(()),
         }
     }
@@ -269,6 +293,16 @@ mod tests {
             seen += 1;
         }
         assert!(seen > 40);
+    }
+
+    #[test]
+    fn what_is_lacking_is_named() {
+        let lacking = set("multifd mapped-ram");
+        let judged = |new, old| set(new).check_available(set(old), lacking);
+        assert_eq!(judged("events xbzrle", ""), Ok(()));
+        let refused = judged("events mapped-ram", "").unwrap_err();
+        assert_eq!(refused.as_str(), "Capability 'mapped-ram' is not available");
+        assert_eq!(judged("multifd", "multifd"), Ok(()));
     }
 
     #[test]

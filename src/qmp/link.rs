@@ -12,6 +12,7 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::Chardev;
 use crate::machine::message as vm;
 use crate::machine::spec::LOG_ITEMS;
+use crate::migration::capability::Capabilities;
 use crate::migration::message::{Blockers, Settings};
 use crate::objects::Objects;
 
@@ -133,6 +134,8 @@ pub struct MachineInfo {
     pub only_migratable: bool,
     /// What `-global migration.…` says of migrations.
     pub migration: Settings,
+    /// Capabilities that the migration actors do not have.
+    pub lacking: Capabilities,
     /// A human monitor is on the terminal of the process, where standard error may be too.
     pub terminal_monitor: bool,
 }

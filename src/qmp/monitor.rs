@@ -21,7 +21,7 @@ use crate::machine::message::{SubscribeEvents, VmEvent};
 use crate::migration::cache::MigrationCache;
 use crate::migration::capability::Capability;
 use crate::migration::channel::Address;
-use crate::migration::message::MigrationEvent;
+use crate::migration::message::{MigrationEvent, Side};
 use crate::migration::status::MigrationState;
 
 /// How often somebody who waits for a migration hears how far it is.
@@ -196,8 +196,8 @@ impl Handler<MigrationEvent> for Monitor {
 
     /// The reason of a failure is in the log and in the cache before anybody hears of the failure.
     fn handle(&mut self, message: MigrationEvent, _: &mut Self::Context) {
-        if let MigrationEvent::State { state, .. } = &message {
-            self.log_reason(state);
+        if let MigrationEvent::State { side, state, .. } = &message {
+            self.log_reason(*side, state);
         }
         let migration = &self.services.migration;
         migration.apply(&message);
@@ -210,11 +210,13 @@ impl Handler<MigrationEvent> for Monitor {
 }
 
 impl Monitor {
-    fn log_reason(&self, state: &MigrationState) {
+    fn log_reason(&self, side: Side, state: &MigrationState) {
         let Some(reason) = state.reason() else { return };
         // A line of ours in the middle of a monitor's screen helps nobody: it shows the reason
-        // itself, on request.
-        let would_disturb = self.services.info.terminal_monitor && std::io::stderr().is_terminal();
+        // itself, on request. A destination may be about to end, and nobody could ask.
+        let would_disturb = side == Side::Source
+            && self.services.info.terminal_monitor
+            && std::io::stderr().is_terminal();
         match would_disturb {
             false => tracing::error!("{reason}"),
             true => tracing::info!("{reason}"),
