@@ -110,6 +110,9 @@ pub struct Machine {
     pub bus: Arc<Bus>,
     /// What a migration saves and loads.
     pub sections: Sections,
+    pub ram: Arc<GuestRam>,
+    /// What the harts are asked of their caches.
+    pub harts: Peers,
 }
 
 /// A qtest session without its character device and log.
@@ -329,12 +332,24 @@ pub fn build(
         addrs.push(addr);
     }
     let qtest = gpios.map(|gpios| QtestParts {
-        memory: AddressSpace { ram, bus: Arc::clone(&bus) },
+        memory: AddressSpace { ram: Arc::clone(&ram), bus: Arc::clone(&bus) },
         gpios,
         clock: idle.then(|| SteppedClock { clock, timers: timers.clone() }),
         harts: addrs.iter().map(|addr| addr.clone().recipient()).collect(),
     });
-    Ok(Machine { qtest, vm, vcpus: addrs, timers, threads, blocks, uart, bus, sections })
+    Ok(Machine {
+        qtest,
+        vm,
+        vcpus: addrs,
+        timers,
+        threads,
+        blocks,
+        uart,
+        bus,
+        sections,
+        ram,
+        harts: peers,
+    })
 }
 
 /// Time, the harts, the devices.

@@ -20,6 +20,7 @@ pub mod log;
 pub mod memory;
 pub mod memory_map;
 pub mod message;
+pub mod migration;
 pub mod models;
 mod qtest_gpios;
 pub mod run;

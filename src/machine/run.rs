@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine, QtestParts};
-use super::log;
 use super::message::{RequestShutdown, ShutdownCause};
-use super::spec::{MachineSpec, MonitorMode, MonitorSpec, QtestLog};
+use super::spec::{Incoming, MachineSpec, MonitorMode, MonitorSpec, QtestLog};
 use super::vm::{Exited, PowerOn, Vm};
+use super::{log, migration};
 use crate::actors::message::{Snapshot, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
@@ -22,7 +22,8 @@ use crate::cpu::isa::IsaConfig;
 use crate::migration::capability::LACKING;
 use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
-use crate::qmp::monitor::{Drain, Monitor};
+use crate::qmp::migration::MigrationLink;
+use crate::qmp::monitor::{ConnectMigration, Drain, Listen, Monitor};
 use crate::qtest::log::Log;
 use crate::qtest::session::{Delivered, SessionParts};
 use crate::{hmp, qmp, qtest, report, signals, terminal};
@@ -86,6 +87,7 @@ async fn machine(
             let _ = sender.send(code);
         }
     });
+    let exit_of_migration = exit.clone();
     let connections = Connections { chardevs: &backend, serial, embedded_guest, exit };
     let mut machine = build::build(&spec, &isa, connections)?;
     let vm = machine.vm.clone();
@@ -116,7 +118,16 @@ async fn machine(
         let parts = SessionParts { backend, memory, gpios, clock, harts, log };
         Some(qtest::session::attach(parts))
     });
-    machine.vm.send(PowerOn { run: !spec.start_paused, incoming: false }).await??;
+    let events = monitor.clone().recipient();
+    let uuid = spec.uuid.unwrap_or_default();
+    let (source, destination) = migration::start(&machine, uuid, events, exit_of_migration);
+    monitor.send(ConnectMigration(MigrationLink::to(&source, &destination))).await?;
+    let incoming = spec.incoming.is_some();
+    machine.vm.send(PowerOn { run: !spec.start_paused, incoming }).await??;
+    if let Some(Incoming::At { address, origin }) = spec.incoming {
+        let listening = monitor.send(Listen(address)).await?;
+        listening.map_err(|error| anyhow::anyhow!("{origin}: {}", error.desc))?;
+    }
     ready()?;
     let code = exited.await?;
     last_words(&machine).await;

@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use super::channel::{Address, Channel};
 use super::message::{
     CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, Progress, RamStats,
-    Settings, Side, StartMigration, StartPostcopy, UpdateParameters,
+    Settings, Side, StartMigration, StartPostcopy, UpdateParameters, XbzrleStats,
 };
 use super::parameters::Parameters;
 use super::sections::Sections;
@@ -52,6 +52,8 @@ pub trait Memory: Send {
     fn remaining(&self) -> u64;
     /// The figures, but for those that follow from time and from the channel.
     fn stats(&self) -> RamStats;
+    /// The figures of XBZRLE, if it is on.
+    fn xbzrle(&self) -> Option<XbzrleStats>;
 }
 
 /// Makes the memory of one migration.

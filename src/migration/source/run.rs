@@ -537,7 +537,7 @@ impl Run {
         let idle = control.map(ChannelControl::idle).filter(|&idle| idle >= STALLED);
         self.reporter.progress(Progress {
             ram,
-            xbzrle: None,
+            xbzrle: memory.xbzrle(),
             total_time: millis(total),
             setup_time: millis(figures.setup),
             downtime: figures.downtime.map(millis),

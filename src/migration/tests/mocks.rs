@@ -15,7 +15,7 @@ use crate::migration::destination::{
     Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MemoryTarget,
     MigrationDestination,
 };
-use crate::migration::message::{MigrationEvent, RamStats, Settings};
+use crate::migration::message::{MigrationEvent, RamStats, Settings, XbzrleStats};
 use crate::migration::sections::Sections;
 use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
 use crate::migration::status::{ErrorDesc, MigrationState, MigrationStatus};
@@ -86,6 +86,10 @@ impl Memory for FakeMemory {
 
     fn stats(&self) -> RamStats {
         RamStats { total: PAGES * PAGE, normal: self.sent, ..RamStats::default() }
+    }
+
+    fn xbzrle(&self) -> Option<XbzrleStats> {
+        None
     }
 }
 
