@@ -98,7 +98,7 @@ async fn machine(
     });
     let monitor = Monitor::start(
         MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
-        machine_info(&spec, &chardevs, objects),
+        machine_info(&spec, &chardevs, objects.clone()),
     );
     for (mode, backend) in monitors {
         let Some(backend) = backend else { continue };
@@ -120,7 +120,8 @@ async fn machine(
     });
     let events = monitor.clone().recipient();
     let uuid = spec.uuid.unwrap_or_default();
-    let (source, destination) = migration::start(&machine, uuid, events, exit_of_migration);
+    let (source, destination) =
+        migration::start(&machine, &objects, uuid, events, exit_of_migration);
     monitor.send(ConnectMigration(MigrationLink::to(&source, &destination))).await?;
     let incoming = spec.incoming.is_some();
     machine.vm.send(PowerOn { run: !spec.start_paused, incoming }).await??;

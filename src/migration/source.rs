@@ -44,6 +44,8 @@ pub trait Memory: Send {
     fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorDesc>;
     /// Learn what has been written since it was last asked.
     fn collect(&mut self) -> Result<(), ErrorDesc>;
+    /// The machine has stopped: what is sent from now on is sent for the last time.
+    fn stopped(&mut self);
     /// Append pages until `out` has about `most` bytes; false if there are none left to send.
     fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc>;
     /// Append what ends a piece of the section.
@@ -238,7 +240,7 @@ impl Handler<StartMigration> for MigrationSource {
         self.wishes.send_replace(Wishes { cancel: false, go_on: false, parameters });
         self.reporter.enter(MigrationState::Setup);
         // What is opened on the spot is waited for; what goes over a network is not.
-        let waits = matches!(address, Address::Exec(_) | Address::File { .. } | Address::Fd(_));
+        let waits = address.opens_at_once();
         let (opened, open) = oneshot::channel();
         let wishes = self.wishes.subscribe();
         let hand_over = self.peers.hand_over.clone();

@@ -8,13 +8,13 @@ use super::VERSION;
 use super::block::{BlockMemory, Bytes, DirtyPages, RamBlock};
 use super::flag;
 use super::loader::{LoadOptions, RamLoader, unknown_flags};
-use super::saver::{RamOptions, RamSaver, Sent};
+use super::saver::{Phase, RamOptions, RamSaver, Sent};
 use crate::cpu::inbox::Peers;
 use crate::machine::dirty_log::DirtyLog;
 use crate::machine::memory::GuestRam;
 use crate::migration::capability::Capability;
 use crate::migration::destination::MemoryTarget;
-use crate::migration::message::{RamStats, Settings};
+use crate::migration::message::{RamStats, Settings, XbzrleStats};
 use crate::migration::parameters::ZeroPageDetection;
 use crate::migration::source::Memory;
 use crate::migration::status::ErrorDesc;
@@ -105,6 +105,12 @@ impl Memory for OutgoingMemory {
         Ok(())
     }
 
+    fn stopped(&mut self) {
+        if let Some(saver) = &mut self.saver {
+            saver.enter(Phase::Downtime);
+        }
+    }
+
     fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc> {
         // At least a page, or it would go on for ever.
         let budget = most.saturating_sub(out.len()).max(1);
@@ -125,6 +131,10 @@ impl Memory for OutgoingMemory {
 
     fn stats(&self) -> RamStats {
         self.saver.as_ref().map(RamSaver::stats).unwrap_or_default()
+    }
+
+    fn xbzrle(&self) -> Option<XbzrleStats> {
+        self.saver.as_ref().and_then(RamSaver::xbzrle_stats)
     }
 }
 

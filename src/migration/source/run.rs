@@ -319,6 +319,7 @@ impl Run {
             Err(_) => return Err(ErrorDesc::new("the machine has failed")),
         };
         self.hold = Some(hold);
+        memory.stopped();
         if self.has(Capability::PauseBeforeSwitchover) {
             self.report(memory);
             self.reporter.enter(MigrationState::PreSwitchover);

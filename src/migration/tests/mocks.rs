@@ -66,6 +66,8 @@ impl Memory for FakeMemory {
         Ok(())
     }
 
+    fn stopped(&mut self) {}
+
     fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc> {
         while self.left > 0 && out.len() < most {
             self.left -= 1;
