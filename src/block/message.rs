@@ -59,6 +59,27 @@ impl From<&std::io::Error> for IoFailed {
     }
 }
 
+/// Device → machine: a request has failed, and what was done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct BlockFailed {
+    /// Where the device is in QEMU's tree of objects.
+    pub qom_path: String,
+    /// Identifier of its drive.
+    pub drive: String,
+    pub write: bool,
+    /// `Ignore`, `Report` or `Stop`.
+    pub action: crate::machine::spec::ErrorAction,
+    pub error: IoFailed,
+}
+
+impl IoFailed {
+    /// The host's disk is full.
+    pub fn is_no_space(self) -> bool {
+        self.0 == rustix::io::Errno::NOSPC.raw_os_error()
+    }
+}
+
 /// What a device needs to know of a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockInfo {

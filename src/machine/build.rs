@@ -23,6 +23,7 @@ use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimeState, TimerFired, Timers, TooManyTimers};
+use crate::block::message::BlockFailed;
 use crate::block::node::BlockNode;
 use crate::chardev::message::CharBackend;
 use crate::cpu::hart::{ArmStimer, HartEnv};
@@ -142,6 +143,7 @@ pub(super) struct Board {
     pub(super) clock: Arc<VirtualClock>,
     pub(super) timers: Timers,
     pub(super) failure: Outlet<ActorFailed>,
+    pub(super) block_failures: Outlet<BlockFailed>,
     regions: Vec<Region>,
     lifecycles: Vec<Lifecycle>,
     sections: Sections,
@@ -278,6 +280,7 @@ pub fn build(
         clock: Arc::clone(&clock),
         timers: timers.clone(),
         failure: failure.clone(),
+        block_failures: vm.clone().recipient().into(),
         regions: Vec::new(),
         lifecycles: Vec::new(),
         sections: Sections::default(),

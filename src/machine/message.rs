@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 
+use crate::block::message::BlockFailed;
+
 /// QAPI `RunState`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -253,6 +255,8 @@ pub enum VmEvent {
     GuestPanicked {
         action: &'static str,
     },
+    /// A drive's request failed.
+    BlockIoError(BlockFailed),
     /// An actor died: the machine is in `internal-error`.
     DeviceFailed {
         name: String,

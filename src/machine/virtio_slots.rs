@@ -57,6 +57,18 @@ fn idstr<D: VirtioDevice>(base: u64) -> String {
     format!("virtio-mmio@{base:016x}/{}", D::VMSD.name)
 }
 
+/// Where QEMU's tree of objects has a device.
+fn qom_path(spec: &MachineSpec, device: &DeviceSpec) -> String {
+    match &device.id {
+        Some(id) => format!("/machine/peripheral/{id}"),
+        None => {
+            let unnamed = spec.devices.iter().filter(|other| other.id.is_none());
+            let before = unnamed.take_while(|other| !std::ptr::eq(*other, device)).count();
+            format!("/machine/peripheral-anon/device[{before}]")
+        }
+    }
+}
+
 /// Make every slot.
 pub(super) fn plug_all(
     board: &mut Board,
@@ -134,8 +146,14 @@ pub(super) fn plug_all(
                 let info = drive.info();
                 let node =
                     drive.into_node(board.failure.clone()).map_err(|e| refused(device, e))?;
-                let virtio =
-                    blk.plug(info, node.requests(), slot).map_err(|e| refused(device, e))?;
+                let virtio = blk
+                    .plug(
+                        info,
+                        node.requests(),
+                        slot,
+                        (board.block_failures.clone(), qom_path(spec, device)),
+                    )
+                    .map_err(|e| refused(device, e))?;
                 let cell = board.map(name, region.base, virtio);
                 board.manage(idstr::<Blk>(region.base), &cell);
                 nodes.push(node);

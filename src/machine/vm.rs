@@ -21,10 +21,11 @@ use actix::prelude::*;
 use super::clock::VirtualClock;
 use super::memory::GuestRam;
 use super::message::*;
-use super::spec::Smp;
+use super::spec::{ErrorAction, Smp};
 use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume, Terminate};
 use crate::actors::outlet::Outlet;
+use crate::block::message::BlockFailed;
 use crate::cpu::vcpu::{HartStart, ReadVirtual, ResetHart, SnapshotHart, VcpuThread};
 
 /// How long a peer may take to answer.
@@ -512,6 +513,22 @@ impl Handler<SubscribeEvents> for Vm {
 
     fn handle(&mut self, SubscribeEvents(to): SubscribeEvents, _: &mut Self::Context) {
         self.subscribers.push(to);
+    }
+}
+
+impl Handler<BlockFailed> for Vm {
+    type Result = AtomicResponse<Self, ()>;
+
+    /// A failure that stops the machine puts it in `io-error`; `cont` has the device try again.
+    fn handle(&mut self, failed: BlockFailed, _: &mut Self::Context) -> Self::Result {
+        let stops = failed.action == ErrorAction::Stop;
+        self.emit(VmEvent::BlockIoError(failed));
+        let stopped = match stops && self.running() {
+            true => self.stop_to(RunState::IoError),
+            false => Box::pin(actix::fut::ready(Ok(()))),
+        };
+        // What went wrong is in the run state.
+        AtomicResponse::new(Box::pin(stopped.map(|_, _, _| ())))
     }
 }
 

@@ -7,6 +7,7 @@ use actix::Message;
 use serde_json::{Value, json};
 
 use crate::machine::message::VmEvent;
+use crate::machine::spec::ErrorAction;
 use crate::migration::message::MigrationEvent;
 
 /// Monitor → sessions: a finished event, shared by all of them.
@@ -27,6 +28,22 @@ pub fn of(event: &VmEvent) -> Option<Event> {
         }
         VmEvent::Powerdown => ("POWERDOWN", None),
         VmEvent::GuestPanicked { action } => ("GUEST_PANICKED", Some(json!({"action": action}))),
+        VmEvent::BlockIoError(failed) => {
+            let action = match failed.action {
+                ErrorAction::Ignore => "ignore",
+                ErrorAction::Stop => "stop",
+                ErrorAction::Report | ErrorAction::Enospc => "report",
+            };
+            let data = json!({
+                "qom-path": failed.qom_path,
+                "device": failed.drive,
+                "operation": if failed.write { "write" } else { "read" },
+                "action": action,
+                "nospace": failed.error.is_no_space(),
+                "reason": failed.error.to_string(),
+            });
+            ("BLOCK_IO_ERROR", Some(data))
+        }
         VmEvent::DeviceFailed { .. } | VmEvent::Exit { .. } => return None,
     };
     Some(stamped(name, data, SystemTime::now()))

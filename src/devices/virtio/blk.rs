@@ -15,9 +15,10 @@ use super::device::{DeviceState, VirtioDevice, VirtioState, guest_error};
 use super::queue::Chain;
 use super::transport::VirtioMmio;
 use crate::actors::outlet::Outlet;
-use crate::block::message::{BlockDone, BlockInfo, BlockOp, BlockRequest, IoFailed};
+use crate::block::message::{BlockDone, BlockFailed, BlockInfo, BlockOp, BlockRequest, IoFailed};
 use crate::devices::dma::{DmaGate, GuestBuffer, Segment, gather, scatter, total_len};
 use crate::devices::shell::Shell;
+use crate::machine::spec::ErrorAction;
 use crate::migration::vmstate::{Fields, StateError, Vmsd};
 
 /// Units of every sector number in the protocol.
@@ -63,10 +64,9 @@ pub struct BlkOptions {
     pub geometry: Option<(u16, u8, u8)>,
     /// The device shows a volatile write cache.
     pub writeback: bool,
-    /// A failed write is reported as done.
-    pub ignore_write_errors: bool,
-    /// A failed read is reported as done.
-    pub ignore_read_errors: bool,
+    /// What becomes of a failed write, and of a failed read.
+    pub write_error: ErrorAction,
+    pub read_error: ErrorAction,
 }
 
 impl Default for BlkOptions {
@@ -88,8 +88,8 @@ impl Default for BlkOptions {
             opt_io_size: 0,
             geometry: None,
             writeback: true,
-            ignore_write_errors: false,
-            ignore_read_errors: false,
+            write_error: ErrorAction::Report,
+            read_error: ErrorAction::Report,
         }
     }
 }
@@ -103,7 +103,9 @@ struct Pending {
     written: u32,
     /// Where the status byte goes.
     status: u64,
-    ignore_errors: bool,
+    write: bool,
+    /// The chain as it came, to be begun again should the request fail.
+    chain: Option<Chain>,
     /// The driver took the queue away: nothing is given back.
     orphan: bool,
 }
@@ -126,6 +128,11 @@ pub struct Blk {
     orphans: usize,
     /// Queues notified meanwhile.
     waiting: Vec<usize>,
+    /// Chains whose requests stopped the machine, with their queues: begun again when it goes on.
+    stopped: Vec<(usize, Chain)>,
+    /// Told of every failed request, as this with the particulars filled in.
+    failures: Outlet<BlockFailed>,
+    name: BlockFailed,
 }
 
 /// What a chain asks for.
@@ -160,7 +167,29 @@ impl Blk {
             gates,
             orphans: 0,
             waiting: Vec::new(),
+            stopped: Vec::new(),
+            failures: Outlet::Unconnected,
+            name: BlockFailed {
+                qom_path: String::new(),
+                drive: String::new(),
+                write: false,
+                action: ErrorAction::Report,
+                error: IoFailed(0),
+            },
         }
+    }
+
+    /// Have failed requests told of, under these names.
+    pub fn tell_failures(&mut self, to: Outlet<BlockFailed>, qom_path: String, drive: String) {
+        self.failures = to;
+        self.name.qom_path = qom_path;
+        self.name.drive = drive;
+    }
+
+    /// A failure may stop the machine.
+    fn may_stop(&self) -> bool {
+        let stops = |action| matches!(action, ErrorAction::Stop | ErrorAction::Enospc);
+        stops(self.options.write_error) || stops(self.options.read_error)
     }
 
     fn sectors(&self) -> u64 {
@@ -193,6 +222,7 @@ impl Blk {
     fn begin(&mut self, mut chain: Chain, queue: usize, state: &mut VirtioState) -> Start {
         let ram = Arc::clone(state.ram());
         let mut raw = [0; HEADER_LEN];
+        let whole = chain.clone();
         let Some(status) = chain.writable.last_mut() else {
             return Start::Broken("virtio-blk missing headers");
         };
@@ -202,7 +232,8 @@ impl Blk {
             head: chain.head,
             written: 0,
             status: status.addr + u64::from(status.len),
-            ignore_errors: false,
+            write: true,
+            chain: self.may_stop().then_some(whole),
             orphan: false,
         };
         chain.writable.retain(|segment| segment.len > 0);
@@ -222,6 +253,22 @@ impl Blk {
         answer.unwrap_or_else(Start::Answer)
     }
 
+    /// Begin a chain and, if the back end does not get it, answer it.
+    fn start(&mut self, chain: Chain, queue: usize, state: &mut VirtioState) {
+        let head = chain.head;
+        let status = chain.writable.last().map(|s| s.addr + u64::from(s.len) - 1);
+        let written = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
+        match (self.begin(chain, queue, state), status) {
+            (Start::Sent, _) => (),
+            (Start::Answer(code), Some(status)) => {
+                let answered = Answered { queue, head, written, status };
+                answer(&answered, code, state);
+            }
+            (Start::Answer(_), None) => state.fail(&"virtio-blk missing headers"),
+            (Start::Broken(reason), _) => state.fail(&reason),
+        }
+    }
+
     fn dispatch(
         &mut self,
         header: &Header,
@@ -235,20 +282,16 @@ impl Blk {
             VIRTIO_BLK_T_IN => {
                 let len = total_len(&writable);
                 let offset = self.range(header.sector, len).ok_or(VIRTIO_BLK_S_IOERR)?;
-                pending.ignore_errors = self.options.ignore_read_errors;
+                pending.write = false;
                 BlockOp::Read { offset, into: self.buffer(state, queue, writable) }
             }
             VIRTIO_BLK_T_OUT => {
                 let len = total_len(&payload);
                 let offset = self.range(header.sector, len).ok_or(VIRTIO_BLK_S_IOERR)?;
-                pending.ignore_errors = self.options.ignore_write_errors;
                 let from = self.buffer(state, queue, payload);
                 BlockOp::Write { offset, from, fua: !self.writeback }
             }
-            VIRTIO_BLK_T_FLUSH => {
-                pending.ignore_errors = self.options.ignore_write_errors;
-                BlockOp::Flush
-            }
+            VIRTIO_BLK_T_FLUSH => BlockOp::Flush,
             VIRTIO_BLK_T_GET_ID => {
                 let mut id = self.options.serial.clone();
                 id.push(0);
@@ -266,7 +309,6 @@ impl Blk {
                 if flags != 0 {
                     return Err(VIRTIO_BLK_S_UNSUPP);
                 }
-                pending.ignore_errors = self.options.ignore_write_errors;
                 BlockOp::Discard { offset, len }
             }
             VIRTIO_BLK_T_WRITE_ZEROES if self.options.write_zeroes && !self.info.read_only => {
@@ -279,7 +321,6 @@ impl Blk {
                 if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 {
                     return Err(VIRTIO_BLK_S_UNSUPP);
                 }
-                pending.ignore_errors = self.options.ignore_write_errors;
                 BlockOp::WriteZeroes { offset, len, may_unmap: flags != 0 }
             }
             kind => {
@@ -339,14 +380,27 @@ impl Blk {
             let resumed = self.orphans == 0;
             return if resumed { std::mem::take(&mut self.waiting) } else { Vec::new() };
         }
-        let status = match done.result {
-            Err(IoFailed(errno)) if !pending.ignore_errors => {
-                tracing::warn!(target: "block", errno, "block request failed");
-                VIRTIO_BLK_S_IOERR
-            }
-            _ => VIRTIO_BLK_S_OK,
+        let Err(error) = done.result else {
+            answer(&pending.answered(), VIRTIO_BLK_S_OK, state);
+            return Vec::new();
         };
-        answer(&pending, status, state);
+        let wanted = if pending.write { self.options.write_error } else { self.options.read_error };
+        let action = match wanted {
+            ErrorAction::Enospc if error.is_no_space() => ErrorAction::Stop,
+            ErrorAction::Enospc => ErrorAction::Report,
+            other => other,
+        };
+        self.failures.send(BlockFailed {
+            write: pending.write,
+            action,
+            error,
+            ..self.name.clone()
+        });
+        match (action, pending.chain.clone()) {
+            (ErrorAction::Stop, Some(chain)) => self.stopped.push((pending.queue, chain)),
+            (ErrorAction::Ignore, _) => answer(&pending.answered(), VIRTIO_BLK_S_OK, state),
+            _ => answer(&pending.answered(), VIRTIO_BLK_S_IOERR, state),
+        }
         Vec::new()
     }
 }
@@ -378,7 +432,22 @@ fn read_range(state: &VirtioState, payload: &[Segment]) -> Result<Option<(u64, u
     Ok(Some((value as u64, (value >> 64) as u32, (value >> 96) as u32)))
 }
 
-fn answer(pending: &Pending, status: u32, state: &mut VirtioState) {
+/// What the driver gets back of a chain.
+struct Answered {
+    queue: usize,
+    head: u16,
+    written: u32,
+    status: u64,
+}
+
+impl Pending {
+    fn answered(&self) -> Answered {
+        let Self { queue, head, written, status, .. } = *self;
+        Answered { queue, head, written, status }
+    }
+}
+
+fn answer(pending: &Answered, status: u32, state: &mut VirtioState) {
     let stored = state.ram().write(pending.status, &[status as u8]);
     if state.unless_outside(stored).is_some() {
         state.push(pending.queue, pending.head, pending.written);
@@ -506,20 +575,13 @@ impl VirtioDevice for Blk {
             return;
         }
         while let Some(chain) = state.pop(queue) {
-            let head = chain.head;
-            let status = chain.writable.last().map(|s| s.addr + u64::from(s.len) - 1);
-            let written = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
-            match (self.begin(chain, queue, state), status) {
-                (Start::Sent, _) => (),
-                (Start::Answer(code), Some(status)) => {
-                    let ignore_errors = false;
-                    let orphan = false;
-                    let done = Pending { queue, head, written, status, ignore_errors, orphan };
-                    answer(&done, code, state);
-                }
-                (Start::Answer(_), None) => state.fail(&"virtio-blk missing headers"),
-                (Start::Broken(reason), _) => state.fail(&reason),
-            }
+            self.start(chain, queue, state);
+        }
+    }
+
+    fn resumed(&mut self, state: &mut VirtioState) {
+        for (queue, chain) in std::mem::take(&mut self.stopped) {
+            self.start(chain, queue, state);
         }
     }
 
@@ -528,18 +590,21 @@ impl VirtioDevice for Blk {
             gate.revoke();
         }
         self.disown(|pending| pending.queue == queue);
+        self.stopped.retain(|(of, _)| *of != queue);
     }
 
     fn reset(&mut self, _: &mut VirtioState) {
         self.gates.iter().for_each(|gate| gate.revoke());
         self.disown(|_| true);
         self.waiting.clear();
+        self.stopped.clear();
         self.writeback = self.options.writeback;
     }
 
     /// The drive is drained when the machine has stopped.
     fn save(&self, _: &VirtioState) -> Result<HeldRequests, StateError> {
-        match self.pending.iter().flatten().filter(|request| !request.orphan).count() {
+        let pending = self.pending.iter().flatten().filter(|request| !request.orphan).count();
+        match pending + self.stopped.len() {
             0 => Ok(HeldRequests),
             n => Err(StateError::Busy {
                 name: Self::VMSD.name,

@@ -12,7 +12,7 @@ use super::rng::{Quota, Rng};
 use super::transport::{MmioSlot, RingOptions, VirtioMmio};
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::ArmTimer;
-use crate::block::message::{BlockInfo, BlockRequest};
+use crate::block::message::{BlockFailed, BlockInfo, BlockRequest};
 use crate::chardev::message::CharBackend;
 use crate::machine::clock::VirtualClock;
 use crate::machine::spec::ErrorAction;
@@ -102,8 +102,8 @@ pub fn blk(properties: &Properties) -> Result<BlkDevice, DeviceError> {
         opt_io_size: number("opt_io_size"),
         geometry: geometry(&values)?,
         writeback: true,
-        ignore_write_errors: false,
-        ignore_read_errors: false,
+        write_error: ErrorAction::Report,
+        read_error: ErrorAction::Report,
     };
     Ok(BlkDevice {
         drive: drive.to_owned(),
@@ -176,31 +176,27 @@ fn geometry(values: &Values) -> Result<Option<(u16, u8, u8)>, DeviceError> {
 }
 
 impl BlkDevice {
-    /// Plug the device in. `info` and `requests` are its drive's.
-    ///
-    /// A full disk is reported to the guest like any other error; stopping the machine on errors
-    /// is refused when it was asked for.
+    /// Plug the device in. `info` and `requests` are its drive's; `failures` is told of failed
+    /// requests, with the device's path.
     pub fn plug(
         self,
         info: BlockInfo,
         requests: Outlet<BlockRequest>,
         slot: MmioSlot,
+        failures: (Outlet<BlockFailed>, String),
     ) -> Result<VirtioMmio<Blk>, DeviceError> {
         let on_write = self.write_error.unwrap_or(info.write_error);
         let on_read = self.read_error.unwrap_or(info.read_error);
-        for (name, action) in [("werror", on_write), ("rerror", on_read)] {
-            if action == ErrorAction::Stop {
-                let (model, value) = (BLK.name, "stop".to_owned());
-                return Err(DeviceError::Unsupported { model, name, value });
-            }
-        }
         let options = BlkOptions {
             writeback: self.write_cache.unwrap_or(info.writeback),
-            ignore_write_errors: on_write == ErrorAction::Ignore,
-            ignore_read_errors: on_read == ErrorAction::Ignore,
+            write_error: on_write,
+            read_error: on_read,
             ..self.options
         };
-        Ok(VirtioMmio::new(Blk::new(options, info, requests), self.rings, slot))
+        let mut blk = Blk::new(options, info, requests);
+        let (failures, qom_path) = failures;
+        blk.tell_failures(failures, qom_path, self.drive);
+        Ok(VirtioMmio::new(blk, self.rings, slot))
     }
 }
 

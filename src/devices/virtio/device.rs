@@ -76,6 +76,9 @@ pub trait VirtioDevice: Send + Sized + Unpin + 'static {
     /// The driver took `queue` away: requests taken from it are not given back.
     fn queue_reset(&mut self, _queue: usize) {}
 
+    /// The machine goes on after a pause.
+    fn resumed(&mut self, _state: &mut VirtioState) {}
+
     /// Back to the state after power-on. The queues are reset by the transport.
     fn reset(&mut self, state: &mut VirtioState);
 

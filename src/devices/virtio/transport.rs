@@ -445,6 +445,7 @@ impl<D: VirtioDevice> Device for VirtioMmio<D> {
 
     fn resume(&mut self) {
         self.paused = false;
+        self.device.resumed(&mut self.state);
         for queue in std::mem::take(&mut self.held) {
             self.notify(queue);
         }

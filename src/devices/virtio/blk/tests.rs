@@ -345,3 +345,64 @@ fn state_travels_when_the_drive_is_drained() {
         assert_eq!(status(&driver, 1), 0);
     }
 }
+
+/// A driver of a drive whose failures do this, its back end, and who hears of failures.
+fn failing(action: ErrorAction) -> (Driver<Blk>, Probe<BlockRequest>, Probe<BlockFailed>) {
+    let (node, failures) = (Probe::new(), Probe::new());
+    let (write_error, read_error) = (action, action);
+    let options = BlkOptions { write_error, read_error, ..BlkOptions::default() };
+    let mut blk = Blk::new(options, info(1 << 20), node.outlet());
+    blk.tell_failures(failures.outlet(), "/machine/d".into(), "d0".into());
+    (Driver::new(false, blk), node, failures)
+}
+
+#[test]
+fn a_failed_request_is_reported_ignored_or_tried_again() {
+    use ErrorAction::{Enospc, Ignore, Report, Stop};
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
+    for (wanted, errno, action) in [
+        (Report, EIO, Report),
+        (Ignore, EIO, Ignore),
+        (Enospc, EIO, Report),
+        (Enospc, ENOSPC, Stop),
+        (Stop, EIO, Stop),
+    ] {
+        let (mut driver, node, failures) = failing(wanted);
+        driver.start(VERSION_1 | 1 << 9);
+        request(&mut driver, 0, VIRTIO_BLK_T_OUT, 3, &[(BUFFER, 512, 0)]);
+        driver.kick(0);
+        let failed = |sent: &BlockRequest| {
+            sent.done.send(BlockDone { tag: sent.tag, result: Err(IoFailed(errno)) });
+        };
+        failed(&node.expect_within(std::time::Duration::from_secs(10)));
+        driver.cell.drain();
+        let heard = failures.expect_within(std::time::Duration::from_secs(10));
+        assert_eq!((heard.action, heard.write, heard.error), (action, true, IoFailed(errno)));
+        assert_eq!((heard.drive.as_str(), heard.qom_path.as_str()), ("d0", "/machine/d"));
+        if action == Stop {
+            driver.used_now(0);
+            assert_eq!(status(&driver, 0), 0xee, "the driver has not heard of it");
+            driver.cell.call(Pause).unwrap();
+            driver.cell.call(Resume).unwrap();
+            let again = node.expect_within(std::time::Duration::from_secs(10));
+            assert!(matches!(again.op, BlockOp::Write { offset: 1536, .. }));
+            again.done.send(BlockDone { tag: again.tag, result: Ok(()) });
+        }
+        driver.used_within(0, 1);
+        let expected = if action == Report { VIRTIO_BLK_S_IOERR } else { VIRTIO_BLK_S_OK };
+        assert_eq!(u32::from(status(&driver, 0)), expected, "{wanted:?} {errno}");
+    }
+    // A reset takes what was to be tried again along.
+    let (mut driver, node, failures) = failing(Stop);
+    driver.start(VERSION_1 | 1 << 9);
+    request(&mut driver, 0, VIRTIO_BLK_T_IN, 3, &[(BUFFER, 512, WRITE)]);
+    driver.kick(0);
+    let sent = node.expect_within(std::time::Duration::from_secs(10));
+    sent.done.send(BlockDone { tag: sent.tag, result: Err(IoFailed(EIO)) });
+    driver.cell.drain();
+    assert!(!failures.expect_within(std::time::Duration::from_secs(10)).write);
+    driver.write(0x70, 0);
+    driver.cell.call(Resume).unwrap();
+    assert!(node.take().is_empty());
+}
