@@ -273,6 +273,22 @@ fn mtime_follows_the_stepped_clock() {
     }
 }
 
+/// The machine that test programs ask about what there is.
+#[test]
+fn an_empty_machine_has_ram_and_monitors_only() {
+    let mut machine = Driven::start(ours(), "-M none -m 1 -cpu rv64 -accel qtest").unwrap();
+    for (command, answer) in [
+        ("writeq 0xffffc 0x1122334455667788", "OK"),
+        ("readq 0xffffc", "OK 0x0000000055667788"),
+        ("readl 0x10001000", "OK 0x0000000000000000"),
+        ("irq_intercept_in device[0]", "FAIL Unknown device"),
+        ("csr get_csr 0 0x300 0", "ERR csr: no such hart or register: 0x300"),
+        ("clock_step 5", "OK 5"),
+    ] {
+        assert_eq!(machine.ask(command), answer, "{command}");
+    }
+}
+
 /// The command line and the first words of QEMU's libqtest, and the end of the machine by the
 /// finisher, whose answer is not lost.
 #[test]

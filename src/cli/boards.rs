@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::opts::Opts;
 use super::{CliError, Given, OptionError, Step, refused, value};
 use crate::machine::spec::{
-    Accel, BootSpec, DEFAULT_RAM_SIZE, Firmware, FlashSpec, MAX_CPUS, MachineSpec, ObjectKind, Smp,
+    Accel, BoardKind, BootSpec, DEFAULT_RAM_SIZE, Firmware, FlashSpec, MAX_CPUS, MachineSpec,
+    ObjectKind, Smp,
 };
 
 /// RAM is a multiple of this, as on QEMU.
@@ -17,6 +18,8 @@ const RAM_GRANULARITY: u64 = 8192;
 pub struct Board {
     /// Parameters of `-machine`, the last of a name counts.
     machine: Vec<(String, Given<String>)>,
+    /// The `-machine none` in force.
+    empty: Option<String>,
     accel: Vec<(Accel, String)>,
     /// An `-accel` that named none of ours, if no later one does.
     accel_unknown: Option<(String, OptionError)>,
@@ -45,6 +48,7 @@ fn accel_help() -> String {
 }
 
 const MACHINE_HELP: &str = "Supported machines are:\n\
+    none                 empty machine\n    \
     virt                 RISC-V VirtIO board (default)\n";
 
 const MACHINE_PROPERTIES: &str = "virt-machine options:\n  \
@@ -77,13 +81,17 @@ impl Board {
             let text = if opts.get("type").is_some() { MACHINE_PROPERTIES } else { MACHINE_HELP };
             return Ok(Step::Print(text.into()));
         }
-        if let Some(kind) = opts.take("type")
-            && kind != "virt"
-        {
-            return refused(format!(
-                "unsupported machine type: \"{kind}\" (use -machine help to list supported \
-                 machines; there is only virt)"
-            ));
+        if let Some(kind) = opts.take("type") {
+            self.empty = match kind.as_str() {
+                "virt" => None,
+                "none" => Some(origin.to_owned()),
+                _ => {
+                    return refused(format!(
+                        "unsupported machine type: \"{kind}\" (use -machine help to list \
+                         supported machines; there are virt and none)"
+                    ));
+                }
+            };
         }
         for (key, value) in opts.items {
             match key.as_str() {
@@ -179,6 +187,9 @@ impl Board {
         data_dirs: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<(), CliError> {
+        if self.empty.is_some() {
+            spec.machine.board = BoardKind::Empty;
+        }
         let mut machine_accel = None;
         for (key, option) in std::mem::take(&mut self.machine) {
             if key == "accel" {
@@ -243,7 +254,7 @@ impl Board {
                     OptionError::Refused("ram size too large".into()).at(&given.origin)
                 })?;
         } else {
-            spec.ram_size = DEFAULT_RAM_SIZE;
+            spec.ram_size = if self.empty.is_some() { 0 } else { DEFAULT_RAM_SIZE };
         }
         if let Some(id) = &spec.machine.memory_backend {
             let origin = format!("-machine memory-backend={id}");
@@ -278,6 +289,13 @@ impl Board {
     }
 
     fn finish_images(&self, spec: &mut MachineSpec, data_dirs: &[String]) -> Result<(), CliError> {
+        if self.empty.is_some() {
+            let images = [&self.kernel, &self.initrd, &self.append, &self.dtb, &self.firmware];
+            if let Some(image) = images.into_iter().flatten().next() {
+                let sentence = "machine 'none' has nothing that would run it";
+                return Err(OptionError::Refused(sentence.into()).at(&image.origin));
+            }
+        }
         if self.kernel.is_none() {
             for (option, name) in [(&self.initrd, "-initrd"), (&self.append, "-append")] {
                 if let Some(option) = option {
@@ -365,8 +383,13 @@ fn accel_properties(accel: &mut Accel, opts: Opts) -> Result<(), OptionError> {
     Ok(())
 }
 
-/// A property of `-machine virt`.
+/// A property of the machine.
 fn machine_property(spec: &mut MachineSpec, key: &str, text: &str) -> Result<(), OptionError> {
+    const OF_ALL: [&str; 4] = ["memory-backend", "dump-guest-core", "graphics", "mem-merge"];
+    if spec.machine.board == BoardKind::Empty && !OF_ALL.contains(&key) {
+        let owner = "none-machine".into();
+        return Err(OptionError::PropertyNotFound { owner, name: key.into() });
+    }
     let only_off = |why: &str| match text {
         "on" | "yes" | "true" | "y" => refused(format!("{key}={text}: {why}; only {key}=off")),
         "off" | "no" | "false" | "n" => Ok(()),

@@ -37,7 +37,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("version", "", "show the version and exit"),
             row(
                 "machine|M",
-                "[type=]virt[,prop=value...]",
+                "[type=]virt|none[,prop=value...]",
                 "machine to emulate ('-machine help' lists them)\n\
                  accel=NAME selects the accelerator: tcg (or jit), interp, qtest\n\
                  aclint=on|off ACLINT in place of CLINT (default off)\n\

@@ -78,6 +78,8 @@ fn refusals_as_qemu() {
         "-M virt,foo=on: Property 'virt-machine.foo' not found",
         "-M virt,foo: Expected '=' after parameter 'foo'",
         "-M virt,aclint=foo: Parameter 'aclint' expects 'on' or 'off'",
+        "-M none,acpi=off: Property 'none-machine.acpi' not found",
+        "-M none -kernel x: machine 'none' has nothing that would run it",
         "-accel qtest,thread=multi: Property 'qtest-accel.thread' not found",
         "-qtest chardev:a: Cannot find character device 'a'",
         "-accel tcg,foo=1: Property 'tcg-accel.foo' not found",

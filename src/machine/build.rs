@@ -15,7 +15,7 @@ use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
 use super::message::{MachineTree, RequestReset, RequestShutdown, VmError};
 use super::qtest_gpios::Wiring;
-use super::spec::{self, Firmware, MachineSpec};
+use super::spec::{self, BoardKind, Firmware, MachineSpec};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
 use super::{flash_banks, fw_cfg_items, localtime, tree, virtio_slots};
 use crate::actors::cell::DeviceCell;
@@ -59,6 +59,8 @@ pub const MAX_HARTS: u32 = 8;
 pub enum BuildError {
     #[error("Invalid SMP CPUs {0}. The max CPUs supported by machine 'virt' is {MAX_HARTS}")]
     TooManyHarts(u32),
+    #[error("Invalid SMP CPUs {0}. The max CPUs supported by machine 'none' is 1")]
+    NoHarts(u32),
     #[error(transparent)]
     Ram(#[from] RamError),
     #[error(transparent)]
@@ -106,7 +108,7 @@ pub struct Machine {
     pub threads: Vec<JoinHandle<()>>,
     pub blocks: Vec<Addr<BlockNode>>,
     /// The serial port, to ask what it has not sent yet.
-    pub uart: Recipient<Snapshot<UartState>>,
+    pub uart: Option<Recipient<Snapshot<UartState>>>,
     /// Keeps the devices, and what they have still to say, when the harts' threads have ended.
     pub bus: Arc<Bus>,
     /// What a migration saves and loads.
@@ -127,7 +129,7 @@ pub struct QtestParts {
 
 /// What the rest of the machine needs of its devices.
 struct Devices {
-    uart: Recipient<Snapshot<UartState>>,
+    uart: Option<Recipient<Snapshot<UartState>>>,
     blocks: Vec<BlockNode>,
     gpios: Option<Gpios>,
 }
@@ -251,12 +253,20 @@ pub fn build(
     isa: &Arc<IsaConfig>,
     mut connections: Connections<'_>,
 ) -> Result<Machine, BuildError> {
-    let harts = spec.smp.cpus;
-    if harts > MAX_HARTS {
-        return Err(BuildError::TooManyHarts(harts));
-    }
-    let plan = boot_plan(spec, isa, connections.embedded_guest)?;
-    let ram = Arc::new(GuestRam::new(RAM_BASE, spec.ram_size)?);
+    let (harts, plan, ram_base) = match spec.machine.board {
+        BoardKind::Virt => {
+            let harts = spec.smp.cpus;
+            if harts > MAX_HARTS {
+                return Err(BuildError::TooManyHarts(harts));
+            }
+            (harts, Some(boot_plan(spec, isa, connections.embedded_guest)?), RAM_BASE)
+        }
+        BoardKind::Empty => {
+            check_empty(spec)?;
+            (0, None, 0)
+        }
+    };
+    let ram = Arc::new(GuestRam::new(ram_base, spec.ram_size)?);
     if !spec.machine.dump_guest_core {
         ram.leave_out_of_core_dumps()?;
     }
@@ -285,13 +295,21 @@ pub fn build(
         lifecycles: Vec::new(),
         sections: Sections::default(),
     };
-    let Devices { uart, blocks, gpios } =
-        devices(&mut board, spec, &plan, &ram, &peers, &requests, &mut connections)?;
+    let Devices { uart, blocks, gpios } = match &plan {
+        Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
+        None => {
+            let gpios = spec.qtest.is_some().then(Gpios::default);
+            Devices { uart: None, blocks: Vec::new(), gpios }
+        }
+    };
     let blocks: Vec<_> = blocks.into_iter().map(|node| node.start()).collect();
     // After the devices that ask them: a drive's pause is answered when it is drained.
     board.lifecycles.extend(blocks.iter().map(|node| Lifecycle::of("drive", node)));
     board.lifecycles.push(timers.lifecycle());
-    let tree = Arc::new(MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) });
+    let tree = Arc::new(match &plan {
+        Some(plan) => MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) },
+        None => MachineTree::default(),
+    });
     let bus = Arc::new(Bus::new(std::mem::take(&mut board.regions)));
 
     let hsm = (spec.firmware == Firmware::Builtin).then(|| Arc::new(Hsm::new(harts as usize)));
@@ -318,7 +336,12 @@ pub fn build(
         devices: board.lifecycles,
         clock: Arc::clone(&clock),
         ram: Arc::clone(&ram),
-        boot: Box::new(PlannedBoot { plan, ram: Arc::clone(&ram), hsm, start_line, harts }),
+        boot: match plan {
+            Some(plan) => {
+                Box::new(PlannedBoot { plan, ram: Arc::clone(&ram), hsm, start_line, harts })
+            }
+            None => Box::new(NoBoot),
+        },
         tree,
         smp: spec.smp,
         reboot: spec.actions.reboot,
@@ -452,7 +475,7 @@ fn devices(
     let mut drives = Drives::open(spec)?;
     let mut blocks = flash_banks::plug(board, spec, &mut drives)?;
     blocks.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
-    Ok(Devices { uart: uart.recipient(), blocks, gpios: wiring.gpios(&irq, peers) })
+    Ok(Devices { uart: Some(uart.recipient()), blocks, gpios: wiring.gpios(&irq, peers) })
 }
 
 fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {
@@ -512,6 +535,29 @@ fn vcpu(
     });
     let (failure, start_line) = (failure.clone(), Arc::clone(start_line));
     Ok(Vcpu::start(VcpuParts { env, accel, firmware, failure, start_line })?)
+}
+
+/// The boot of a machine without harts.
+struct NoBoot;
+
+impl Boot for NoBoot {
+    fn install(&mut self) -> Result<Vec<HartStart>, VmError> {
+        Ok(Vec::new())
+    }
+}
+
+/// What a machine without a board has no place for.
+fn check_empty(spec: &MachineSpec) -> Result<(), BuildError> {
+    if spec.smp.max_cpus > 1 {
+        return Err(BuildError::NoHarts(spec.smp.cpus));
+    }
+    match spec.devices.first() {
+        Some(device) => Err(BuildError::Device {
+            origin: device.origin.clone(),
+            reason: format!("No 'virtio-bus' bus found for device '{}'", device.driver),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Loads memory as planned.

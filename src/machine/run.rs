@@ -146,7 +146,8 @@ async fn machine(
 /// somebody takes it.
 async fn last_words(machine: &Machine) {
     let mut before = usize::MAX;
-    while let Ok(uart) = machine.uart.send(Snapshot::default()).await {
+    let Some(port) = &machine.uart else { return };
+    while let Ok(uart) = port.send(Snapshot::default()).await {
         let left = uart.unsent();
         if left == 0 || left >= before {
             break;
@@ -156,7 +157,7 @@ async fn last_words(machine: &Machine) {
         while waited < LAST_WORDS {
             tokio::time::sleep(STEP).await;
             waited += STEP;
-            match machine.uart.send(Snapshot::default()).await {
+            match port.send(Snapshot::default()).await {
                 Ok(uart) if uart.unsent() == left => {}
                 _ => break,
             }
@@ -250,16 +251,28 @@ fn machine_info(
         objects,
         name: spec.name.clone(),
         uuid: spec.uuid.unwrap_or_default(),
-        machines: vec![MachineType {
-            hotpluggable_cpus: false,
-            name: "virt".to_owned(),
-            numa_mem_supported: false,
-            default_cpu_type: Some("rv64-riscv-cpu".to_owned()),
-            acpi: false,
-            cpu_max: build::MAX_HARTS,
-            deprecated: false,
-            default_ram_id: Some("riscv_virt_board.ram".to_owned()),
-        }],
+        machines: vec![
+            MachineType {
+                hotpluggable_cpus: false,
+                name: "none".to_owned(),
+                numa_mem_supported: false,
+                default_cpu_type: None,
+                acpi: false,
+                cpu_max: 1,
+                deprecated: false,
+                default_ram_id: Some("ram".to_owned()),
+            },
+            MachineType {
+                hotpluggable_cpus: false,
+                name: "virt".to_owned(),
+                numa_mem_supported: false,
+                default_cpu_type: Some("rv64-riscv-cpu".to_owned()),
+                acpi: false,
+                cpu_max: build::MAX_HARTS,
+                deprecated: false,
+                default_ram_id: Some("riscv_virt_board.ram".to_owned()),
+            },
+        ],
         chardevs,
         accelerator,
         blockers: Arc::new([]),

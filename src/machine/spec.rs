@@ -90,9 +90,19 @@ pub enum Incoming {
     At { address: Address, origin: String },
 }
 
-/// What follows `-machine virt`.
+/// The type of machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoardKind {
+    /// RISC-V `virt`.
+    Virt,
+    /// `none`: monitors and, with `-m`, RAM from address 0; neither harts nor devices.
+    Empty,
+}
+
+/// What follows `-machine TYPE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineOptions {
+    pub board: BoardKind,
     /// `aclint=on`: MTIMER, MSWI and SSWI in place of one CLINT.
     pub aclint: bool,
     /// Write the device tree here and exit.
@@ -117,6 +127,7 @@ pub struct FlashSpec {
 impl Default for MachineOptions {
     fn default() -> Self {
         Self {
+            board: BoardKind::Virt,
             aclint: false,
             dumpdtb: None,
             memory_backend: None,

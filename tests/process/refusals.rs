@@ -12,7 +12,7 @@ fn one_line_and_exit_code_1() {
         (
             "-M pc",
             "-M pc: unsupported machine type: \"pc\" (use -machine help to list supported \
-             machines; there is only virt)",
+             machines; there are virt and none)",
         ),
         ("-smp 99", "Invalid SMP CPUs 99. The max CPUs supported by machine 'virt' is 8"),
         (
