@@ -5,8 +5,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use parking_lot::Mutex;
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 use super::lock::{self, LockError, Permissions};
@@ -33,6 +35,10 @@ pub enum ImageError {
     Size { path: String, reason: IoFailed },
     #[error("{lock}\nIs another process using the image [{path}]?")]
     Locked { path: String, lock: LockError },
+    #[error("Could not write to '{path}': {reason}")]
+    Write { path: String, reason: IoFailed },
+    #[error("The size of '{path}' has changed from {known} to {found} bytes")]
+    Resized { path: String, known: u64, found: u64 },
     #[error("Could not start a thread for '{path}': {reason}")]
     Thread { path: String, reason: IoFailed },
 }
@@ -53,7 +59,12 @@ pub struct RawImage {
     read_only: bool,
     cache: CacheMode,
     discard: bool,
-    held: Permissions,
+    /// What its user does to it.
+    wanted: Permissions,
+    /// What is locked.
+    held: Mutex<Permissions>,
+    /// False while somebody else may have the image: nothing is locked, nothing is written.
+    active: AtomicBool,
 }
 
 /// A worker's buffer between image and guest memory.
@@ -76,8 +87,9 @@ impl Bounce {
 }
 
 impl RawImage {
-    /// Open the image of `spec`, holding the locks of a drive that no device uses.
-    pub fn open(spec: &DriveSpec) -> Result<Self, ImageError> {
+    /// Open the image of `spec`, holding the locks of a drive that no device uses; or, while
+    /// somebody else is to have it, none.
+    pub fn open(spec: &DriveSpec, active: bool) -> Result<Self, ImageError> {
         let path = spec.file.display().to_string();
         let cannot =
             |error: &io::Error| ImageError::Open { path: path.clone(), reason: error.into() };
@@ -111,17 +123,84 @@ impl RawImage {
             read_only: spec.read_only,
             cache: spec.cache,
             discard: spec.discard,
-            held: Permissions::default(),
+            wanted: Permissions::default(),
+            held: Mutex::default(),
+            active: AtomicBool::new(active),
         };
-        image.lock(Permissions::idle())?;
+        image.use_for(Permissions::idle())?;
         Ok(image)
     }
 
+    /// From now on do `wanted` to the image, with the locks for it if it is active.
+    pub fn use_for(&mut self, wanted: Permissions) -> Result<(), ImageError> {
+        if self.is_active() {
+            self.lock(wanted)?;
+        }
+        self.wanted = wanted;
+        Ok(())
+    }
+
     /// Exchange the locks held on the image for those of `wanted`.
-    pub fn lock(&mut self, wanted: Permissions) -> Result<(), ImageError> {
-        lock::exchange(&self.file, self.held, wanted)
-            .map_err(|lock| ImageError::Locked { path: self.path.display().to_string(), lock })?;
-        self.held = wanted;
+    fn lock(&self, wanted: Permissions) -> Result<(), ImageError> {
+        let mut held = self.held.lock();
+        lock::exchange(&self.file, *held, wanted)
+            .map_err(|lock| ImageError::Locked { path: self.name(), lock })?;
+        *held = wanted;
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Leave the image to somebody else. Nothing may be in flight.
+    pub(super) fn inactivate(&self) -> Result<(), ImageError> {
+        if !self.is_active() {
+            return Ok(());
+        }
+        self.flush().map_err(|errno| ImageError::Write {
+            path: self.name(),
+            reason: IoFailed(errno.raw_os_error()),
+        })?;
+        self.active.store(false, Ordering::Release);
+        let unlocked = self.lock(Permissions::default());
+        if unlocked.is_err() {
+            self.active.store(true, Ordering::Release);
+        }
+        unlocked
+    }
+
+    /// Have the image, as somebody else has left it.
+    pub(super) fn activate(&self) -> Result<(), ImageError> {
+        if self.is_active() {
+            return Ok(());
+        }
+        self.lock(self.wanted)?;
+        let usable = self.unchanged();
+        match usable {
+            Ok(()) => self.active.store(true, Ordering::Release),
+            // What is to be told is why the image is not taken.
+            Err(_) => drop(self.lock(Permissions::default())),
+        }
+        usable
+    }
+
+    /// The guest has been told the size; and what the host has cached of a file on another host may
+    /// be old.
+    fn unchanged(&self) -> Result<(), ImageError> {
+        let size = (&self.file)
+            .seek(SeekFrom::End(0))
+            .map_err(|e| ImageError::Size { path: self.name(), reason: (&e).into() })?;
+        let found = size.next_multiple_of(SECTOR);
+        if found != self.size {
+            return Err(ImageError::Resized { path: self.name(), known: self.size, found });
+        }
+        // Advice: a file system that cannot take it has nothing cached.
+        let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
         Ok(())
     }
 
@@ -149,7 +228,7 @@ impl RawImage {
     pub fn contents(&self) -> Result<Vec<u8>, ImageError> {
         let mut bytes = vec![0; usize::try_from(self.size).unwrap_or_default()];
         self.read_chunk(0, &mut bytes).map_err(|errno| ImageError::Read {
-            path: self.path.display().to_string(),
+            path: self.name(),
             reason: IoFailed(errno.raw_os_error()),
         })?;
         Ok(bytes)
@@ -160,6 +239,7 @@ impl RawImage {
         let result = match op {
             BlockOp::Read { offset, into } => self.read(*offset, into, bounce),
             BlockOp::Flush => self.flush(),
+            _ if !self.is_active() => Err(Errno::BUSY),
             _ if self.read_only => Err(Errno::PERM),
             BlockOp::Write { offset, from, fua } => self
                 .write(*offset, from, bounce)

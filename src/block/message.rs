@@ -80,6 +80,17 @@ impl IoFailed {
     }
 }
 
+/// Machine → drive: somebody else is to have the image. Everything written is brought to it, then
+/// it is no longer locked and no longer written to.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), String>")]
+pub struct Inactivate;
+
+/// Machine → drive: have the image again, or at last. The error is a sentence, QEMU's.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), String>")]
+pub struct Activate;
+
 /// What a device needs to know of a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockInfo {

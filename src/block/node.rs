@@ -1,11 +1,11 @@
 //! `BlockNode`: the actor behind a drive. Requests reach its threads without a detour through its
 //! mailbox; pausing and resuming are messages to the actor.
 
-use actix::{Actor, Context, Handler, ResponseFuture};
+use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 
 use super::image::{ImageError, RawImage};
 use super::lock::Permissions;
-use super::message::{BlockInfo, BlockRequest};
+use super::message::{Activate, BlockInfo, BlockRequest, Inactivate};
 use super::worker::{self, WorkQueue, Workers};
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume};
 use crate::actors::outlet::Outlet;
@@ -20,9 +20,9 @@ pub struct Drive {
 }
 
 impl Drive {
-    /// Open the image of `spec`.
-    pub fn open(spec: &DriveSpec) -> Result<Self, ImageError> {
-        let image = RawImage::open(spec)?;
+    /// Open the image of `spec`; `active` is false while another machine is to have it.
+    pub fn open(spec: &DriveSpec, active: bool) -> Result<Self, ImageError> {
+        let image = RawImage::open(spec, active)?;
         let info = BlockInfo {
             size: image.size(),
             read_only: image.read_only(),
@@ -45,7 +45,7 @@ impl Drive {
 
     /// A device takes the drive: others may no longer write to the image unless `share_write`.
     pub fn attach(&mut self, share_write: bool) -> Result<(), ImageError> {
-        self.image.lock(Permissions::of_device(!self.info.read_only, share_write))
+        self.image.use_for(Permissions::of_device(!self.info.read_only, share_write))
     }
 
     /// All of a small image.
@@ -72,6 +72,20 @@ impl Drive {
         let workers = Workers::start(self.image, failure, most_threads)
             .map_err(|e| ImageError::Thread { path, reason: (&e).into() })?;
         Ok(BlockNode { workers })
+    }
+}
+
+/// A drive as the machine hands it to another machine and takes it.
+#[derive(Debug, Clone)]
+pub struct Ownership {
+    pub inactivate: Recipient<Inactivate>,
+    pub activate: Recipient<Activate>,
+}
+
+impl Ownership {
+    /// That of `node`.
+    pub fn of(node: &Addr<BlockNode>) -> Self {
+        Self { inactivate: node.clone().recipient(), activate: node.clone().recipient() }
     }
 }
 
@@ -113,6 +127,42 @@ impl Handler<Resume> for BlockNode {
     }
 }
 
+impl Handler<Inactivate> for BlockNode {
+    type Result = ResponseFuture<Result<(), String>>;
+
+    fn handle(&mut self, _: Inactivate, _: &mut Self::Context) -> Self::Result {
+        let drained = self.workers.drain();
+        let given = self.workers.with_image(RawImage::inactivate);
+        Box::pin(async move {
+            let _ = drained.await;
+            given.await.map_or_else(gone, told)
+        })
+    }
+}
+
+impl Handler<Activate> for BlockNode {
+    type Result = ResponseFuture<Result<(), String>>;
+
+    fn handle(&mut self, _: Activate, _: &mut Self::Context) -> Self::Result {
+        let taken = self.workers.with_image(RawImage::activate);
+        Box::pin(async move { taken.await.map_or_else(gone, told) })
+    }
+}
+
+fn gone() -> Result<(), String> {
+    Err("the drive has failed".to_owned())
+}
+
+/// QEMU's sentence on one line: it becomes part of others.
+fn told(result: Result<(), ImageError>) -> Result<(), String> {
+    result.map_err(|error| match error {
+        ImageError::Locked { path, lock } => {
+            format!("{lock}: is another process using the image [{path}]?")
+        }
+        other => other.to_string(),
+    })
+}
+
 impl Handler<Reset> for BlockNode {
     type Result = ();
 
@@ -152,7 +202,7 @@ mod tests {
 
     #[test]
     fn images_that_cannot_be_used() {
-        let error = |path: &str| Drive::open(&spec(Path::new(path))).unwrap_err().to_string();
+        let error = |path: &str| Drive::open(&spec(Path::new(path)), true).unwrap_err().to_string();
         let missing = "Could not open '/no/such': No such file or directory";
         assert_eq!(error("/no/such"), missing);
         assert_eq!(error("/"), "'file' driver requires '/' to be a regular file");
@@ -163,10 +213,10 @@ mod tests {
     fn two_writers_are_told_apart() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().display();
-        let mut first = Drive::open(&spec(file.path())).unwrap();
-        let mut second = Drive::open(&spec(file.path())).unwrap();
+        let mut first = Drive::open(&spec(file.path()), true).unwrap();
+        let mut second = Drive::open(&spec(file.path()), true).unwrap();
         let read_only = DriveSpec { read_only: true, ..spec(file.path()) };
-        let mut reader = Drive::open(&read_only).unwrap();
+        let mut reader = Drive::open(&read_only, true).unwrap();
         first.attach(false).unwrap();
         let hint = format!("Is another process using the image [{path}]?");
         let refused = second.attach(false).unwrap_err().to_string();
@@ -179,9 +229,48 @@ mod tests {
     }
 
     #[test]
+    fn an_image_changes_hands() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let open = |active| {
+            let mut drive = Drive::open(&spec(file.path()), active).unwrap();
+            drive.attach(false).unwrap();
+            drive.into_node(Outlet::Unconnected).unwrap()
+        };
+        System::new().block_on(async {
+            let (first, second) = (open(true), open(false));
+            let done: Arc<Probe<BlockDone>> = Arc::new(Probe::new());
+            let store = |node: &BlockNode, byte| {
+                let op = BlockOp::Store { offset: 0, bytes: vec![byte] };
+                node.requests().send(BlockRequest { tag: 0, op, done: done.outlet() });
+                done.expect_within(Duration::from_secs(10)).result.is_ok()
+            };
+            assert_eq!((store(&first, 1), store(&second, 2)), (true, false));
+            let (first, second) = (first.start(), second.start());
+            let path = file.path().display();
+            let refused = format!(
+                "Failed to get \"write\" lock: is another process using the image [{path}]?"
+            );
+            assert_eq!(second.send(Activate).await.unwrap(), Err(refused.clone()));
+            first.send(Inactivate).await.unwrap().unwrap();
+            second.send(Activate).await.unwrap().unwrap();
+            assert_eq!(first.send(Activate).await.unwrap(), Err(refused));
+            second.send(Inactivate).await.unwrap().unwrap();
+            file.as_file().set_len(8192).unwrap();
+            let changed = format!("The size of '{path}' has changed from 4096 to 8192 bytes");
+            assert_eq!(first.send(Activate).await.unwrap(), Err(changed));
+            // A refusal leaves no lock behind.
+            let mut third = Drive::open(&spec(file.path()), true).unwrap();
+            third.attach(false).unwrap();
+            assert_eq!(std::fs::read(file.path()).unwrap()[0], 1);
+        });
+    }
+
+    #[test]
     fn a_pause_is_answered_when_nothing_is_in_flight() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let node = Drive::open(&spec(file.path())).unwrap().into_node(Outlet::Unconnected).unwrap();
+        let node =
+            Drive::open(&spec(file.path()), true).unwrap().into_node(Outlet::Unconnected).unwrap();
         let requests = node.requests();
         let done: Arc<Probe<BlockDone>> = Arc::new(Probe::new());
         let flush = |tag| BlockRequest { tag, op: BlockOp::Flush, done: done.outlet() };

@@ -96,6 +96,15 @@ impl Workers {
         answer
     }
 
+    /// The image, to be handed to somebody else or taken back; nothing may be in flight.
+    pub(super) fn with_image<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&RawImage) -> T + Send + 'static,
+    ) -> impl Future<Output = Option<T>> + Send + 'static {
+        let shared = Arc::clone(&self.0);
+        async move { tokio::task::spawn_blocking(move || change(&shared.image)).await.ok() }
+    }
+
     /// Take work again.
     pub(super) fn resume(&self) {
         self.0.state.lock().held = false;

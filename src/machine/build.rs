@@ -24,7 +24,7 @@ use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimeState, TimerFired, Timers, TooManyTimers};
 use crate::block::message::BlockFailed;
-use crate::block::node::BlockNode;
+use crate::block::node::{BlockNode, Ownership};
 use crate::chardev::message::CharBackend;
 use crate::cpu::hart::{ArmStimer, HartEnv};
 use crate::cpu::inbox::{Peer, Peers};
@@ -334,6 +334,7 @@ pub fn build(
     let parts = VmParts {
         vcpus: links,
         devices: board.lifecycles,
+        drives: blocks.iter().map(Ownership::of).collect(),
         clock: Arc::clone(&clock),
         ram: Arc::clone(&ram),
         boot: match plan {

@@ -10,12 +10,14 @@ pub(super) struct Drives(Vec<(String, Option<Drive>)>);
 impl Drives {
     /// Open all of them.
     pub(super) fn open(spec: &MachineSpec) -> Result<Self, BuildError> {
+        // With -incoming the machine that comes still has the images.
+        let active = spec.incoming.is_none();
         let open = |drive| {
             let refused = |error: crate::block::image::ImageError, origin: &str| {
                 BuildError::Device { origin: origin.to_owned(), reason: error.to_string() }
             };
             let spec: &super::spec::DriveSpec = drive;
-            Drive::open(spec)
+            Drive::open(spec, active)
                 .map(|drive| (spec.id.clone(), Some(drive)))
                 .map_err(|error| refused(error, &spec.origin))
         };

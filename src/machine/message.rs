@@ -274,12 +274,24 @@ pub enum VmEvent {
 #[rtype(result = "Result<Quiesced, VmError>")]
 pub struct Quiesce;
 
+/// Leave the drives' images to another machine: in `finish-migrate`, before the other side may run;
+/// or after a load that has come to nothing.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct ReleaseDrives;
+
+/// Have the drives' images: everything has been loaded.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct TakeDrives;
+
 /// The machine is handed over: `finish-migrate` becomes `postmigrate`.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), VmError>")]
 pub struct HandOver;
 
-/// The migration has come to nothing: go on in the state before `Quiesce`.
+/// The migration has come to nothing: go on in the state before `Quiesce`, with the drives that it
+/// had. Without them it stays paused; the error says why.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), VmError>")]
 pub struct Unquiesce {

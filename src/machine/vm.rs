@@ -26,6 +26,7 @@ use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::block::message::BlockFailed;
+use crate::block::node::Ownership;
 use crate::cpu::vcpu::{HartStart, ReadVirtual, ResetHart, SnapshotHart, VcpuThread};
 
 /// How long a peer may take to answer.
@@ -88,6 +89,7 @@ pub struct VmParts {
     pub vcpus: Vec<VcpuLink>,
     /// Devices in the order in which they pause; they resume in reverse.
     pub devices: Vec<Lifecycle>,
+    pub drives: Vec<Ownership>,
     pub clock: Arc<VirtualClock>,
     pub ram: Arc<GuestRam>,
     pub boot: Box<dyn Boot>,
@@ -127,6 +129,8 @@ pub struct Vm {
     exiting: bool,
     /// In `inmigrate`: run when the migration is complete.
     run_on_arrival: bool,
+    /// The drives' images are this machine's; it does not run without.
+    owns_drives: bool,
 }
 
 impl Vm {
@@ -138,6 +142,7 @@ impl Vm {
             subscribers: Vec::new(),
             exiting: false,
             run_on_arrival: false,
+            owns_drives: true,
         }
     }
 
@@ -345,6 +350,7 @@ impl Handler<PowerOn> for Vm {
         if message.incoming {
             self.state = RunState::Inmigrate;
             self.run_on_arrival = message.run;
+            self.owns_drives = false;
         }
         let restarted = self.restart();
         AtomicResponse::new(Box::pin(
@@ -401,7 +407,7 @@ impl Handler<Cont> for Vm {
                 let text = "Migration is not finalized yet".to_owned();
                 Box::pin(actix::fut::ready(Err(VmError(text))))
             }
-            _ => self.start(),
+            _ => self.start_with_drives(Duration::ZERO),
         })
     }
 }

@@ -23,7 +23,7 @@ use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
 use super::stream::{LoadError, StreamInput};
 use crate::actors::outlet::Outlet;
-use crate::machine::message::Arrived;
+use crate::machine::message::{Arrived, ReleaseDrives, TakeDrives};
 use crate::machine::vm::Exited;
 use load::Load;
 
@@ -69,6 +69,8 @@ pub type MakeTarget =
 /// What the destination works with.
 pub struct DestinationPeers {
     pub events: Recipient<MigrationEvent>,
+    pub take_drives: Recipient<TakeDrives>,
+    pub release_drives: Recipient<ReleaseDrives>,
     pub arrived: Recipient<Arrived>,
     /// With `exit-on-error`: the process ends.
     pub exit: Outlet<Exited>,
@@ -172,7 +174,11 @@ impl MigrationDestination {
                 this.channel = None;
                 this.enter(MigrationState::Completed);
             }
-            Ok(Err(refusal)) => this.fail(ErrorDesc::from(refusal.0), exit_on_error),
+            Ok(Err(refusal)) => {
+                // The source may want to go on with them.
+                this.peers.release_drives.do_send(ReleaseDrives);
+                this.fail(ErrorDesc::from(refusal.0), exit_on_error);
+            }
             Err(_) => this.fail(ErrorDesc::new("the machine has failed"), exit_on_error),
         }));
     }

@@ -1,10 +1,11 @@
 //! The outgoing side: an actor that takes one migration at a time through its phases and tells
 //! every change.
 //!
-//! The work is a task that owns what it has taken: the channel, the dirty log, the hold on the
-//! machine. Whatever ends the task (its last phase, an error, a cancellation, a panic) releases
-//! all three by dropping them, and only then the supervisor tells the outcome. So there is one
-//! path out, and nothing that can fail on it.
+//! The work is a task that owns what it has taken: the channel and the dirty log. Whatever ends the
+//! task (its last phase, an error, a cancellation, a panic) releases both by dropping them; then
+//! the supervisor lets the machine go on, or hands it over, and only then tells the outcome. So
+//! there is one path out, and the one thing that can fail on it (the drives are somebody else's by
+//! now) is part of what is told.
 
 mod pace;
 mod run;
@@ -25,7 +26,7 @@ use super::message::{
 use super::parameters::Parameters;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
-use crate::machine::message::{HandOver, Quiesce};
+use crate::machine::message::{HandOver, Quiesce, Quiesced, ReleaseDrives, RunState};
 use run::Run;
 
 /// A channel that is being opened.
@@ -65,6 +66,7 @@ pub type MakeMemory = Box<dyn Fn(&Settings) -> Result<Box<dyn Memory>, ErrorDesc
 pub struct SourcePeers {
     pub events: Recipient<MigrationEvent>,
     pub quiesce: Recipient<Quiesce>,
+    pub release_drives: Recipient<ReleaseDrives>,
     pub hand_over: Recipient<HandOver>,
     pub connect: Box<dyn Connect>,
     pub memory: MakeMemory,
@@ -131,6 +133,40 @@ impl Reporter {
     }
 }
 
+/// The hold on the machine: the work takes it, the supervisor gives it back.
+#[derive(Debug)]
+struct Hold {
+    reporter: Reporter,
+    machine: Mutex<Option<Quiesced>>,
+}
+
+impl Hold {
+    fn keep(&self, machine: Quiesced) {
+        *self.machine.lock() = Some(machine);
+    }
+
+    /// The state that the machine was held in, if it is.
+    fn was(&self) -> Option<RunState> {
+        self.machine.lock().as_ref().map(Quiesced::was)
+    }
+
+    /// Let the machine go on, if it is held; why it does not.
+    async fn undo(&self) -> Option<String> {
+        let machine = self.machine.lock().take()?;
+        machine.undo().await.err().map(|error| error.to_string())
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.reporter.last.lock().committed
+            && let Some(machine) = self.machine.lock().take()
+        {
+            machine.hand_over();
+        }
+    }
+}
+
 /// The actor.
 #[derive(Debug)]
 pub struct MigrationSource {
@@ -170,6 +206,7 @@ async fn supervise(
     reporter: Reporter,
     mut wishes: watch::Receiver<Wishes>,
     hand_over: Recipient<HandOver>,
+    hold: Arc<Hold>,
 ) {
     let mut work = actix::spawn(run.phases());
     let outcome = tokio::select! {
@@ -191,21 +228,34 @@ async fn supervise(
     };
     let cancelling = wishes.borrow().cancel;
     let committed = reporter.last.lock().committed;
-    if committed {
+    let stays = if committed {
         // The other side has the machine, or may have it.
+        drop(hold);
         let _ = hand_over.send(HandOver).await;
-    }
-    reporter.enter(match outcome {
+        None
+    } else {
+        hold.undo().await.map(|reason| format!("this side stays paused: {reason}"))
+    };
+    reporter.enter(match with(outcome, stays) {
         Ok(()) => MigrationState::Completed,
         Err(Stopped::Cancelled) if committed => MigrationState::Cancelled(Some(ErrorDesc::new(
             "the destination had everything and has not said whether it runs; \
              this side stays stopped until 'cont'",
         ))),
         Err(Stopped::Cancelled) => MigrationState::Cancelled(None),
-        // The error is that of the channel being shut down.
+        // The error is that of the channel being shut down, or of the drives.
         Err(Stopped::Failed(reason)) if cancelling => MigrationState::Cancelled(Some(reason)),
         Err(Stopped::Failed(reason)) => MigrationState::Failed(reason),
     });
+}
+
+/// The outcome, and what became of the machine if that is not what it was to be.
+fn with(outcome: Result<(), Stopped>, stays: Option<String>) -> Result<(), Stopped> {
+    let Some(stays) = stays else { return outcome };
+    Err(Stopped::Failed(ErrorDesc::from(match outcome {
+        Err(Stopped::Failed(reason)) => format!("{reason}; {stays}"),
+        Err(Stopped::Cancelled) | Ok(()) => stays,
+    })))
 }
 
 fn died_of(died: tokio::task::JoinError) -> String {
@@ -244,6 +294,8 @@ impl Handler<StartMigration> for MigrationSource {
         let (opened, open) = oneshot::channel();
         let wishes = self.wishes.subscribe();
         let hand_over = self.peers.hand_over.clone();
+        let machine = Mutex::new(None);
+        let hold = Arc::new(Hold { reporter: self.reporter.clone(), machine });
         let run = Run::new(
             Arc::clone(&self.peers),
             self.reporter.clone(),
@@ -251,8 +303,9 @@ impl Handler<StartMigration> for MigrationSource {
             address,
             settings,
             opened,
+            Arc::clone(&hold),
         );
-        actix::spawn(supervise(run, self.reporter.clone(), wishes, hand_over));
+        actix::spawn(supervise(run, self.reporter.clone(), wishes, hand_over, hold));
         Box::pin(async move {
             match waits {
                 // If the sender is gone the work has ended; its state tells more.

@@ -1,6 +1,93 @@
 //! The machine's part in a migration: it is held while the last of it is sent, and arrives.
 
 use super::*;
+use crate::block::message::{Activate, Inactivate};
+
+/// How long another machine that ends may take to let go of the images.
+const LET_GO: Duration = Duration::from_secs(1);
+/// How often it is tried.
+const AGAIN: Duration = Duration::from_millis(50);
+
+impl Vm {
+    /// A future that takes the drives' images: all or none.
+    fn take_drives(&self, patience: Duration) -> impl Future<Output = Result<(), VmError>> + use<> {
+        let drives = if self.owns_drives { Vec::new() } else { self.parts.drives.clone() };
+        async move {
+            let begun = tokio::time::Instant::now();
+            loop {
+                let taken = activate(&drives).await;
+                if taken.is_ok() || begun.elapsed() >= patience {
+                    return taken;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// Run, if the drives are to be had.
+    pub(super) fn start_with_drives(
+        &mut self,
+        patience: Duration,
+    ) -> ResponseActFuture<Self, Result<(), VmError>> {
+        let taken = self.take_drives(patience).into_actor(self);
+        Box::pin(taken.then(|taken, vm: &mut Self, _| match taken {
+            Ok(()) => {
+                vm.owns_drives = true;
+                vm.start()
+            }
+            refused => Box::pin(actix::fut::ready(refused)),
+        }))
+    }
+}
+
+/// Take every drive, or leave those that were taken.
+async fn activate(drives: &[Ownership]) -> Result<(), VmError> {
+    for (taken, drive) in drives.iter().enumerate() {
+        let answer = ask(drive.activate.send(Activate), "a drive").await;
+        if let Err(refusal) = answer.and_then(|answer| answer.map_err(VmError)) {
+            for taken in &drives[..taken] {
+                // What is to be told is why the other was not to be had.
+                let _ = ask(taken.inactivate.send(Inactivate), "a drive").await;
+            }
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}
+
+impl Handler<ReleaseDrives> for Vm {
+    type Result = AtomicResponse<Self, Result<(), VmError>>;
+
+    fn handle(&mut self, _: ReleaseDrives, _: &mut Self::Context) -> Self::Result {
+        if !matches!(self.state, RunState::FinishMigrate | RunState::Inmigrate) {
+            let name = serde_json::to_value(self.state).unwrap_or_default();
+            let text = format!("a machine in state {name} keeps its drives");
+            return AtomicResponse::new(Box::pin(actix::fut::ready(Err(VmError(text)))));
+        }
+        // Some may be gone when one refuses: the machine has to take them all before it runs.
+        self.owns_drives = false;
+        let drives = self.parts.drives.clone();
+        let released = async move {
+            for drive in &drives {
+                ask(drive.inactivate.send(Inactivate), "a drive").await?.map_err(VmError)?;
+            }
+            Ok(())
+        };
+        AtomicResponse::new(Box::pin(released.into_actor(self)))
+    }
+}
+
+impl Handler<TakeDrives> for Vm {
+    type Result = AtomicResponse<Self, Result<(), VmError>>;
+
+    fn handle(&mut self, _: TakeDrives, _: &mut Self::Context) -> Self::Result {
+        let taken = self.take_drives(LET_GO).into_actor(self);
+        AtomicResponse::new(Box::pin(taken.map(|taken, vm: &mut Self, _| {
+            vm.owns_drives |= taken.is_ok();
+            taken
+        })))
+    }
+}
 
 impl Handler<Quiesce> for Vm {
     type Result = AtomicResponse<Self, Result<Quiesced, VmError>>;
@@ -23,10 +110,20 @@ impl Handler<Unquiesce> for Vm {
 
     fn handle(&mut self, Unquiesce { was }: Unquiesce, _: &mut Self::Context) -> Self::Result {
         AtomicResponse::new(match self.state {
-            RunState::FinishMigrate if was == RunState::Running => self.start(),
             RunState::FinishMigrate => {
-                self.state = was;
-                Box::pin(actix::fut::ready(Ok(())))
+                let taken = self.take_drives(LET_GO).into_actor(self);
+                Box::pin(taken.then(move |taken, vm: &mut Self, _| {
+                    // Whatever happens, it is not a migration's any more.
+                    vm.state = match was {
+                        RunState::Running => RunState::Paused,
+                        was => was,
+                    };
+                    vm.owns_drives |= taken.is_ok();
+                    match taken {
+                        Ok(()) if was == RunState::Running => vm.start(),
+                        taken => Box::pin(actix::fut::ready(taken)),
+                    }
+                }))
             }
             // A shutdown or a failure has come between.
             _ => Box::pin(actix::fut::ready(Ok(()))),
@@ -50,7 +147,9 @@ impl Handler<Arrived> for Vm {
 
     fn handle(&mut self, Arrived { was }: Arrived, _: &mut Self::Context) -> Self::Result {
         AtomicResponse::new(match (self.state, was) {
-            (RunState::Inmigrate, RunState::Running) if self.run_on_arrival => self.start(),
+            (RunState::Inmigrate, RunState::Running) if self.run_on_arrival => {
+                self.start_with_drives(LET_GO)
+            }
             (RunState::Inmigrate, was) => {
                 self.state = if was == RunState::Running { RunState::Paused } else { was };
                 Box::pin(actix::fut::ready(Ok(())))

@@ -1,7 +1,10 @@
 //! Life cycle with mocked vCPUs and devices.
 
+use parking_lot::Mutex;
+
 use super::*;
 use crate::actors::probe::Probe;
+use crate::block::message::{Activate, Inactivate};
 use crate::machine::memory::RAM_BASE;
 
 struct Mocks {
@@ -13,6 +16,29 @@ struct Mocks {
     exit: Probe<Exited>,
     clock: Arc<VirtualClock>,
     reset_asked: Arc<AtomicBool>,
+    /// What the second of two drives says when it is to be taken; and the calls of both.
+    lock: Arc<Mutex<Result<(), String>>>,
+    drives: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Mocks {
+    fn drive(&self, [take, leave]: [&'static str; 2], locked: bool) -> Ownership {
+        let (lock, calls) = (Arc::clone(&self.lock), Arc::clone(&self.drives));
+        let activate = Probe::answering(move |_: &Activate| {
+            calls.lock().push(take);
+            if locked { lock.lock().clone() } else { Ok(()) }
+        });
+        let calls = Arc::clone(&self.drives);
+        let inactivate = Probe::answering(move |_: &Inactivate| {
+            calls.lock().push(leave);
+            Ok(())
+        });
+        Ownership { inactivate: inactivate.recipient(), activate: activate.recipient() }
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.drives.lock())
+    }
 }
 
 struct OneHart;
@@ -33,6 +59,8 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         exit: Probe::new(),
         clock: Arc::default(),
         reset_asked: Arc::default(),
+        lock: Arc::new(Mutex::new(Ok(()))),
+        drives: Arc::default(),
     };
     let vcpu = VcpuLink {
         pause: mocks.pause.recipient(),
@@ -53,6 +81,10 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         panic: PanicAction::Shutdown,
         vcpus: vec![vcpu],
         devices: vec![device],
+        drives: vec![
+            mocks.drive(["take a", "leave a"], false),
+            mocks.drive(["take b", "leave b"], true),
+        ],
         clock: Arc::clone(&mocks.clock),
         ram: Arc::new(GuestRam::new(RAM_BASE, 1 << 20).unwrap()),
         boot: Box::new(OneHart),
@@ -200,4 +232,53 @@ async fn an_incoming_machine_runs_when_it_arrives_as_the_source_did() {
         assert_eq!(state(&vm).await, then);
         assert!(vm.send(Arrived { was }).await.unwrap().is_err());
     }
+}
+
+#[actix::test]
+async fn drives_go_with_the_machine_and_come_back_with_it() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
+    assert!(vm.send(ReleaseDrives).await.unwrap().is_err(), "not while it runs");
+    let held = vm.send(Quiesce).await.unwrap().unwrap();
+    vm.send(ReleaseDrives).await.unwrap().unwrap();
+    held.undo().await.unwrap();
+    assert_eq!(m.calls(), ["leave a", "leave b", "take a", "take b"]);
+    assert_eq!(state(&vm).await, RunState::Running);
+
+    // Somebody else has them.
+    let held = vm.send(Quiesce).await.unwrap().unwrap();
+    vm.send(ReleaseDrives).await.unwrap().unwrap();
+    *m.lock.lock() = Err("Failed to get \"write\" lock".to_owned());
+    assert_eq!(held.undo().await.unwrap_err().0, "Failed to get \"write\" lock");
+    assert_eq!(state(&vm).await, RunState::Paused);
+    let calls = m.calls();
+    let round = ["take a", "take b", "leave a"];
+    assert_eq!(calls[..2], ["leave a", "leave b"]);
+    assert!(calls[2..].chunks(3).all(|calls| calls == round), "{calls:?}");
+    m.events.take();
+    assert!(vm.send(Cont).await.unwrap().is_err());
+    assert_eq!((m.calls(), m.events.take()), (round.to_vec(), vec![]));
+    assert_eq!(state(&vm).await, RunState::Paused);
+    *m.lock.lock() = Ok(());
+    vm.send(Cont).await.unwrap().unwrap();
+    assert_eq!(m.events.take(), [VmEvent::Resume]);
+
+    // Handed over, and nobody has them.
+    let held = vm.send(Quiesce).await.unwrap().unwrap();
+    vm.send(ReleaseDrives).await.unwrap().unwrap();
+    held.hand_over();
+    vm.send(HandOver).await.unwrap().unwrap();
+    m.calls();
+    vm.send(Cont).await.unwrap().unwrap();
+    assert_eq!((m.calls(), state(&vm).await), (vec!["take a", "take b"], RunState::Running));
+}
+
+#[actix::test]
+async fn an_incoming_machine_takes_its_drives_once() {
+    let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+    vm.send(PowerOn { run: true, incoming: true }).await.unwrap().unwrap();
+    assert!(m.calls().is_empty());
+    vm.send(TakeDrives).await.unwrap().unwrap();
+    vm.send(Arrived { was: RunState::Running }).await.unwrap().unwrap();
+    assert_eq!((m.calls(), state(&vm).await), (vec!["take a", "take b"], RunState::Running));
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle as Runtime;
 
 use super::{DestinationPeers, MemoryTarget};
-use crate::machine::message::{Arrived, RunState};
+use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives, VmError};
 use crate::migration::capability::Capability;
 use crate::migration::channel::{Channel, ChannelReader, ChannelWriter};
 use crate::migration::message::Settings;
@@ -87,21 +87,34 @@ impl Load {
         let loaded = self.stream();
         match loaded {
             Ok(arrived) => {
+                let taken = self.runtime.block_on(self.peers.take_drives.send(TakeDrives));
+                let gone = |_| Err(VmError("the machine has failed".to_owned()));
+                if let Err(VmError(refusal)) = taken.unwrap_or_else(gone) {
+                    self.give_up(&refusal);
+                    return Err(ErrorDesc::from(refusal));
+                }
                 // Before the machine runs: a source that does not hear this goes on itself.
-                let told = self.tell(&ReturnMessage::Shut(0));
-                told.map_err(|error| {
-                    ErrorDesc::from(format!("cannot tell the source that all is loaded: {error}"))
-                })?;
+                if let Err(error) = self.tell(&ReturnMessage::Shut(0)) {
+                    // It needs the drives, and learns from the channel's end that it may have them.
+                    let released = self.peers.release_drives.send(ReleaseDrives);
+                    let _ = self.runtime.block_on(released);
+                    let text = format!("cannot tell the source that all is loaded: {error}");
+                    return Err(ErrorDesc::from(text));
+                }
                 Ok(arrived)
             }
             Err(LoadError { kind, cause }) => {
-                // The source may be gone; the reason is known here all the same.
-                let _ = self.tell(&ReturnMessage::Reason(cause.clone()));
-                let _ = self.tell(&ReturnMessage::Shut(1));
+                self.give_up(&cause);
                 let words = kind.words();
                 Err(ErrorDesc::from(format!("load of migration failed: {words}: {cause}")))
             }
         }
+    }
+
+    fn give_up(&mut self, reason: &str) {
+        // The source may be gone; the reason is known here all the same.
+        let _ = self.tell(&ReturnMessage::Reason(reason.to_owned()));
+        let _ = self.tell(&ReturnMessage::Shut(1));
     }
 
     fn tell(&mut self, message: &ReturnMessage) -> io::Result<()> {

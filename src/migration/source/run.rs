@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::pace::Pace;
-use super::{Memory, Opened, Reporter, SourcePeers, Wishes};
-use crate::machine::message::{Quiesce, Quiesced};
+use super::{Hold, Memory, Opened, Reporter, SourcePeers, Wishes};
+use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
 use crate::migration::channel::{Address, ChannelControl, ChannelReader, ChannelWriter};
 use crate::migration::message::{Progress, Settings};
@@ -47,7 +47,7 @@ pub(super) struct Run {
     settings: Settings,
     opened: Option<Opened>,
     line: Option<Line>,
-    hold: Option<Quiesced>,
+    hold: Arc<Hold>,
     figures: Figures,
 }
 
@@ -111,16 +111,6 @@ fn millis(duration: Duration) -> u64 {
     duration.as_millis().min(u128::from(u64::MAX)) as u64
 }
 
-impl Drop for Run {
-    fn drop(&mut self) {
-        if self.reporter.last.lock().committed
-            && let Some(hold) = self.hold.take()
-        {
-            hold.hand_over();
-        }
-    }
-}
-
 impl Run {
     pub(super) fn new(
         peers: Arc<SourcePeers>,
@@ -129,6 +119,7 @@ impl Run {
         address: Address,
         settings: Settings,
         opened: Opened,
+        hold: Arc<Hold>,
     ) -> Self {
         Self {
             peers,
@@ -138,7 +129,7 @@ impl Run {
             settings,
             opened: Some(opened),
             line: None,
-            hold: None,
+            hold,
             figures: Figures::new(),
         }
     }
@@ -151,11 +142,7 @@ impl Run {
         self.precopy(memory.as_mut()).await?;
         self.stop_machine(memory.as_mut()).await?;
         self.complete(memory.as_mut()).await?;
-        self.confirm().await?;
-        if let Some(hold) = self.hold.take() {
-            hold.hand_over();
-        }
-        Ok(())
+        self.confirm().await
     }
 
     fn has(&self, capability: Capability) -> bool {
@@ -282,7 +269,7 @@ impl Run {
     }
 
     fn rate(&self) -> u64 {
-        match self.hold {
+        match self.hold.was() {
             Some(_) => 0,
             None => self.wishes.borrow().parameters.max_bandwidth,
         }
@@ -318,7 +305,7 @@ impl Run {
             Ok(Err(refusal)) => return Err(ErrorDesc::from(refusal.0)),
             Err(_) => return Err(ErrorDesc::new("the machine has failed")),
         };
-        self.hold = Some(hold);
+        self.hold.keep(hold);
         memory.stopped();
         if self.has(Capability::PauseBeforeSwitchover) {
             self.report(memory);
@@ -344,6 +331,7 @@ impl Run {
         stream::put_footer(&mut out, RAM_ID);
         let described = self.devices(&mut out).await?;
         self.send(&out, memory).await?;
+        self.release_drives().await?;
 
         out.clear();
         out.push(Record::Eof as u8);
@@ -366,6 +354,14 @@ impl Run {
         sent
     }
 
+    /// The destination takes the drives when it has everything: it must find them free.
+    async fn release_drives(&self) -> Result<(), ErrorDesc> {
+        match self.peers.release_drives.send(ReleaseDrives).await {
+            Ok(released) => released.map_err(|refusal| ErrorDesc::from(refusal.0)),
+            Err(_) => Err(ErrorDesc::new("the machine has failed")),
+        }
+    }
+
     /// Append every device's section and the run state; the JSON that describes them.
     async fn devices(&mut self, out: &mut Vec<u8>) -> Result<Value, ErrorDesc> {
         let mut described = Vec::new();
@@ -377,8 +373,7 @@ impl Run {
             put_section(out, id, &source.idstr, source.instance_id, &section);
             described.push(sections::described(&source.idstr, source.instance_id, &section));
         }
-        let was = self.hold.as_ref().map(|hold| hold.was());
-        let was = was.and_then(|state| serde_json::to_value(state).ok());
+        let was = self.hold.was().and_then(|state| serde_json::to_value(state).ok());
         let run_state = was.as_ref().and_then(Value::as_str).unwrap_or("running").to_owned();
         let section = saved(&mut GlobalState { run_state, suspended: false })?;
         let id = self.peers.sections.sources.len() as u32 + 1;
@@ -523,7 +518,7 @@ impl Run {
         ram.pages_per_second = figures.pages_per_second;
         ram.mbps =
             if after_setup > 0.0 { transferred as f64 * 8.0 / after_setup / 1e6 } else { 0.0 };
-        match self.hold {
+        match self.hold.was() {
             None => ram.precopy_bytes = transferred,
             Some(_) => {
                 let before = self.reporter.last.lock().progress.ram.precopy_bytes;

@@ -145,3 +145,37 @@ async fn a_listener_that_is_refused_can_be_tried_again() {
     assert!(waits.is_err(), "the mocked listener is silent now: {waits:?}");
     rig.told.clear();
 }
+
+#[actix::test]
+async fn a_machine_that_cannot_have_the_drives_does_not_run() {
+    let lock = "Failed to get \"write\" lock: is another process using the image [d]?";
+    let (near, far) = Channel::pair(1 << 12);
+    let (mut from, mut to) = (source(Line::Open(near)), destination(Line::Open(far), "virt"));
+    *to.taken.lock() = Some(lock);
+    to.actor.send(incoming(false)).await.unwrap().unwrap();
+    from.actor.send(outgoing(&[Capability::ReturnPath])).await.unwrap().unwrap();
+    let end = MigrationState::Failed(ErrorDesc::new(lock));
+    assert_eq!(to.told.states().await.last(), Some(&end));
+    let end = MigrationState::Failed(ErrorDesc::from(format!("destination: {lock}")));
+    assert_eq!(from.told.states().await.last(), Some(&end));
+    assert_eq!((from.released.take().len(), from.undone.take().len()), (1, 1));
+    assert_eq!((to.arrived.take().len(), to.released.take().len()), (0, 0));
+}
+
+#[actix::test]
+async fn drives_are_left_to_a_source_that_does_not_hear_of_the_end() {
+    let bytes = stream().await;
+    // Room for what opens the return path, not for an answer.
+    let (near, mut far) = Channel::pair(1);
+    let mut rig = destination(Line::Open(near), "virt");
+    rig.actor.send(incoming(false)).await.unwrap().unwrap();
+    let head = 8 + 1 + 4 + 4;
+    far.write_all(&bytes[..head]).await.unwrap();
+    far.write_all(&[8, 0, 1, 0, 0]).await.unwrap();
+    far.write_all(&bytes[head..]).await.unwrap();
+    drop(far);
+    let states = rig.told.states().await;
+    let Some(MigrationState::Failed(reason)) = states.last() else { panic!("{states:?}") };
+    assert!(reason.as_str().starts_with("cannot tell the source that all is loaded"), "{reason}");
+    assert_eq!((rig.released.take().len(), rig.arrived.take().len()), (1, 0));
+}

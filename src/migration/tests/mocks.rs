@@ -8,7 +8,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::actors::probe::Probe;
-use crate::machine::message::{Arrived, HandOver, Quiesce, Quiesced, RunState, Unquiesce};
+use crate::machine::message::{
+    Arrived, HandOver, Quiesce, Quiesced, ReleaseDrives, RunState, TakeDrives, Unquiesce, VmError,
+};
 use crate::machine::vm::Exited;
 use crate::migration::channel::{Address, Channel};
 use crate::migration::destination::{
@@ -220,10 +222,21 @@ fn states_of(events: &[MigrationEvent]) -> Vec<MigrationState> {
     events.iter().filter_map(state).collect()
 }
 
+/// What a mocked machine says when it is asked for its drives; nothing is consent.
+pub(super) type Refusal = Arc<Mutex<Option<&'static str>>>;
+
+fn answer(refusal: &Refusal) -> Result<(), VmError> {
+    refusal.lock().map_or(Ok(()), |sentence| Err(VmError(sentence.to_owned())))
+}
+
 /// A source and what it was given.
 pub(super) struct SourceRig {
     pub actor: Addr<MigrationSource>,
     pub told: Told,
+    pub released: Probe<ReleaseDrives>,
+    /// Why drives are not released, and why they cannot be had again.
+    pub keeps: Refusal,
+    pub lost: Refusal,
     pub undone: Probe<Unquiesce>,
     pub handed_over: Probe<HandOver>,
     pub line: Arc<Mutex<Option<Line>>>,
@@ -243,7 +256,11 @@ impl Connect for Shared<Mutex<Option<Line>>> {
 
 pub(super) fn source(line: Line) -> SourceRig {
     let told = Told::new();
-    let undone: Probe<Unquiesce> = Probe::answering(|_| Ok(()));
+    let (keeps, lost) = (Refusal::default(), Refusal::default());
+    let refusal = Arc::clone(&lost);
+    let undone: Probe<Unquiesce> = Probe::answering(move |_| answer(&refusal));
+    let refusal = Arc::clone(&keeps);
+    let released: Probe<ReleaseDrives> = Probe::answering(move |_| answer(&refusal));
     let handed_over: Probe<HandOver> = Probe::answering(|_| Ok(()));
     let line = Arc::new(Mutex::new(Some(line)));
     let fault = Arc::new(Mutex::new(Fault::None));
@@ -268,6 +285,7 @@ pub(super) fn source(line: Line) -> SourceRig {
     let peers = SourcePeers {
         events: told.events.recipient(),
         quiesce: quiesce.recipient(),
+        release_drives: released.recipient(),
         hand_over: handed_over.recipient(),
         connect: Box::new(Shared(Arc::clone(&line))),
         memory,
@@ -276,13 +294,16 @@ pub(super) fn source(line: Line) -> SourceRig {
         uuid: [7; 16],
     };
     let actor = MigrationSource::new(peers).start();
-    SourceRig { actor, told, undone, handed_over, line, fault, again, log }
+    SourceRig { actor, told, released, keeps, lost, undone, handed_over, line, fault, again, log }
 }
 
 /// A destination and what it was given.
 pub(super) struct DestinationRig {
     pub actor: Addr<MigrationDestination>,
     pub told: Told,
+    /// Why drives are not to be had.
+    pub taken: Refusal,
+    pub released: Probe<ReleaseDrives>,
     pub arrived: Probe<Arrived>,
     pub exited: Probe<Exited>,
 }
@@ -290,9 +311,15 @@ pub(super) struct DestinationRig {
 pub(super) fn destination(line: Line, machine: &str) -> DestinationRig {
     let told = Told::new();
     let arrived: Probe<Arrived> = Probe::answering(|_| Ok(()));
+    let taken = Refusal::default();
+    let refusal = Arc::clone(&taken);
+    let take: Probe<TakeDrives> = Probe::answering(move |_| answer(&refusal));
+    let released: Probe<ReleaseDrives> = Probe::answering(|_| Ok(()));
     let exited = Probe::new();
     let peers = DestinationPeers {
         events: told.events.recipient(),
+        take_drives: take.recipient(),
+        release_drives: released.recipient(),
         arrived: arrived.recipient(),
         exit: exited.outlet(),
         listen: Box::new(Mutex::new(Some(line))),
@@ -305,5 +332,5 @@ pub(super) fn destination(line: Line, machine: &str) -> DestinationRig {
         uuid: [7; 16],
     };
     let actor = MigrationDestination::new(peers).start();
-    DestinationRig { actor, told, arrived, exited }
+    DestinationRig { actor, told, taken, released, arrived, exited }
 }

@@ -245,3 +245,63 @@ async fn passes_go_on_until_what_is_left_fits_into_the_downtime() {
     assert_eq!(rig.told.states().await.last(), Some(&MigrationState::Completed));
     assert!(rig.again.lock().is_empty());
 }
+
+#[actix::test]
+async fn drives_are_released_before_the_other_side_may_run() {
+    let (near, mut far) = Channel::pair(1 << 16);
+    let mut rig = source(Line::Open(near));
+    *rig.keeps.lock() = Some("Could not write to 'disk': No space left on device");
+    let read = actix::spawn(async move {
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    });
+    rig.migrate(with(&[])).await.unwrap();
+    let end = failed("Could not write to 'disk': No space left on device");
+    assert_eq!(rig.told.states().await, [SETUP, ACTIVE, DEVICE, end]);
+    assert_eq!((rig.released.take().len(), rig.undone.take().len()), (1, 1));
+    assert!(rig.handed_over.take().is_empty());
+    rig.assert_released();
+    // The stream has no end: nothing can be made of it. The last footer is that of 'globalstate'.
+    let bytes = read.await.unwrap();
+    assert_eq!(bytes[bytes.len() - 5], 0x7e, "{:?}", &bytes[bytes.len() - 8..]);
+}
+
+#[actix::test]
+async fn a_machine_whose_drives_are_gone_says_that_it_stays() {
+    let lock = "Failed to get \"write\" lock: is another process using the image [d]?";
+    for (cancel, sentence) in [
+        (false, format!("no pages; this side stays paused: {lock}")),
+        (true, format!("this side stays paused: {lock}")),
+    ] {
+        let (near, mut far) = Channel::pair(1 << 12);
+        let mut rig = source(Line::Open(near));
+        *rig.lost.lock() = Some(lock);
+        let settings = with(&[Capability::ReturnPath, Capability::PauseBeforeSwitchover]);
+        let (go_on, hears) = tokio::sync::oneshot::channel::<()>();
+        actix::spawn(async move {
+            far.read_exact(&mut vec![0; 64 * 4097]).await.unwrap();
+            let _ = hears.await;
+            let reason = ReturnMessage::Reason("no pages".to_owned());
+            far.write_all(&reason.encode()).await.unwrap();
+            let mut rest = Vec::new();
+            far.read_to_end(&mut rest).await.unwrap();
+        });
+        rig.migrate(settings).await.unwrap();
+        rig.told.until(MigrationStatus::PreSwitchover).await;
+        if cancel {
+            rig.actor.send(CancelMigration).await.unwrap().unwrap();
+        } else {
+            rig.actor.send(ContinueMigration).await.unwrap().unwrap();
+            go_on.send(()).unwrap();
+        }
+        let states = rig.told.states().await;
+        let end = ErrorDesc::from(sentence.replace("no pages", "destination: no pages"));
+        let end = match cancel {
+            true => MigrationState::Cancelled(Some(end)),
+            false => MigrationState::Failed(end),
+        };
+        assert_eq!(states.last(), Some(&end));
+        assert_eq!(rig.undone.take().len(), 1);
+    }
+}

@@ -243,7 +243,7 @@ fn a_file_holds_what_the_guest_wrote() {
     for legacy in [true, false] {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(SIZE as u64).unwrap();
-        let mut drive = Drive::open(&spec(file.path())).unwrap();
+        let mut drive = Drive::open(&spec(file.path()), true).unwrap();
         drive.attach(false).unwrap();
         let info = drive.info();
         let node = drive.into_node(Outlet::Unconnected).unwrap();
@@ -302,7 +302,7 @@ fn a_file_holds_what_the_guest_wrote() {
 fn an_image_of_odd_size_ends_in_zeroes_and_read_only_stays() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [7; 1000]).unwrap();
-    let drive = Drive::open(&DriveSpec { read_only: true, ..spec(file.path()) }).unwrap();
+    let drive = Drive::open(&DriveSpec { read_only: true, ..spec(file.path()) }, true).unwrap();
     let info = drive.info();
     assert_eq!(info.size, 1024);
     let node = drive.into_node(Outlet::Unconnected).unwrap();
