@@ -5,13 +5,17 @@
 //! any other mode they return a status, identifier or CFI word, replicated for both chips.
 //! Programming stores the value as it is, also over ones: that is what QEMU's guests see.
 //!
-//! Contents are kept by sector, so that an empty bank costs no memory. A change is told to the
-//! bank's backing as [`FlashChanged`], in order; a bank without backing forgets at the end.
+//! A change of the contents is told to the bank's backing as [`FlashChanged`], in order; a bank
+//! without backing forgets at the end.
+
+mod array;
+mod state;
 
 use std::sync::Arc;
 
 use actix::Message;
 
+pub use self::array::FlashArray;
 use super::shell::{Access, Device};
 use crate::actors::outlet::Outlet;
 
@@ -19,8 +23,8 @@ use crate::actors::outlet::Outlet;
 pub const BANK_SIZE: u64 = 32 << 20;
 /// Size of an erase block of the bank (both chips) in bytes.
 pub const SECTOR_SIZE: u64 = 256 << 10;
-/// Bytes that one buffered write can carry.
-const BUFFER_SIZE: u64 = 2048;
+/// Bytes that one buffered write of both chips can carry.
+const BUFFER_SIZE: u64 = 4096;
 /// Bytes of one access to both chips.
 const BANK_WIDTH: u8 = 4;
 
@@ -104,46 +108,19 @@ impl Default for FlashState {
 #[derive(Debug)]
 pub struct Flash {
     state: FlashState,
-    /// `None` is a sector of zeroes.
-    sectors: Vec<Option<Box<[u8]>>>,
+    array: Arc<FlashArray>,
     read_only: bool,
     backing: Outlet<FlashChanged>,
 }
 
 impl Flash {
-    /// A bank that holds `contents` (`None`: zeroes, as QEMU's bank without a drive).
-    pub fn new(
-        contents: Option<Arc<[u8]>>,
-        read_only: bool,
-        backing: Outlet<FlashChanged>,
-    ) -> Result<Self, FlashSizeError> {
-        let mut sectors = vec![None; (BANK_SIZE / SECTOR_SIZE) as usize];
-        if let Some(contents) = contents {
-            let len = contents.len() as u64;
-            if len != BANK_SIZE {
-                return Err(FlashSizeError { len });
-            }
-            for (sector, bytes) in sectors.iter_mut().zip(contents.chunks(SECTOR_SIZE as usize)) {
-                *sector = bytes.iter().any(|b| *b != 0).then(|| bytes.into());
-            }
-        }
-        Ok(Self { state: FlashState::default(), sectors, read_only, backing })
-    }
-
-    /// Contents at an aligned offset, little-endian; an access never crosses a sector.
-    fn array(&self, offset: u64, width: u8) -> u64 {
-        let sector = self.sectors.get((offset / SECTOR_SIZE) as usize).and_then(Option::as_ref);
-        let at = (offset % SECTOR_SIZE) as usize;
-        let bytes = sector.and_then(|s| s.get(at..at + usize::from(width))).unwrap_or_default();
-        bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    /// A bank that holds `array`.
+    pub fn new(array: Arc<FlashArray>, read_only: bool, backing: Outlet<FlashChanged>) -> Self {
+        Self { state: FlashState::default(), array, read_only, backing }
     }
 
     fn store(&mut self, offset: u64, bytes: &[u8]) {
-        let Some(sector) = self.sectors.get_mut((offset / SECTOR_SIZE) as usize) else { return };
-        let sector = sector.get_or_insert_with(|| vec![0; SECTOR_SIZE as usize].into_boxed_slice());
-        let at = (offset % SECTOR_SIZE) as usize;
-        if let Some(target) = sector.get_mut(at..at + bytes.len()) {
-            target.copy_from_slice(bytes);
+        if self.array.store(offset, bytes) {
             self.backing.send(FlashChanged { offset, bytes: bytes.to_vec() });
         }
     }
@@ -151,7 +128,7 @@ impl Flash {
     /// A read of at most the bank's width.
     fn read_word(&self, offset: u64, width: u8) -> u64 {
         match self.state.mode {
-            FlashMode::ReadArray => self.array(offset, width),
+            FlashMode::ReadArray => self.array.word(offset, width),
             FlashMode::ReadId => both(match (offset / u64::from(BANK_WIDTH)) & 0xff {
                 0 => MANUFACTURER,
                 1 => DEVICE,
@@ -186,7 +163,7 @@ impl Flash {
                 FlashMode::BufferFill(value as u16)
             }
             FlashMode::BufferFill(more) => {
-                self.fill(offset, width, value);
+                self.fill(offset, width, value, more);
                 match more.checked_sub(1) {
                     Some(more) => FlashMode::BufferFill(more),
                     None => FlashMode::BufferConfirm,
@@ -254,16 +231,16 @@ impl Flash {
     }
 
     /// A word of a buffered write; its block is that of the first word, and words beyond it are an
-    /// error.
-    fn fill(&mut self, offset: u64, width: u8, value: u64) {
+    /// error. So is a write of one word: QEMU begins no block for the last one.
+    fn fill(&mut self, offset: u64, width: u8, value: u64, more: u16) {
         self.state.status |= STATUS_READY;
-        if self.read_only {
+        if self.read_only || more == 0 && self.state.buffer.is_none() {
             self.state.status |= STATUS_PROGRAM_ERROR;
             return;
         }
         let block = offset - offset % BUFFER_SIZE;
         if self.state.buffer.is_none() {
-            let bytes = (block..block + BUFFER_SIZE).map(|at| self.array(at, 1) as u8).collect();
+            let bytes = self.array.bytes(block..block + BUFFER_SIZE);
             self.state.buffer = Some(FlashBuffer { offset: block, bytes });
         }
         let at = (offset % BUFFER_SIZE) as usize;
@@ -307,6 +284,15 @@ impl Device for Flash {
 
     fn reset(&mut self) {
         self.state = FlashState::default();
+    }
+
+    /// The contents may have come from another machine; by now the backing may be written to.
+    fn resume(&mut self) {
+        for changed in self.array.take_loaded() {
+            if !self.read_only {
+                self.backing.send(changed);
+            }
+        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! Read-only memory on the bus: the reset vector. Writes are ignored, as by a real ROM.
 
+use std::sync::Arc;
+
 use super::shell::{Access, Device};
 use crate::machine::memory_map::MROM;
+use crate::migration::ram::block::{BlockMemory, Bytes};
 
-/// The memory. Bytes beyond the content read as zero.
+/// The memory; only a migration changes it.
 #[derive(Debug)]
 pub struct Rom {
-    content: Vec<u8>,
+    content: Arc<Bytes>,
 }
 
 impl Rom {
-    /// A ROM that holds `content`.
-    pub fn new(content: Vec<u8>) -> Self {
+    /// A ROM that holds `content`, which is as large as the ROM.
+    pub fn new(content: Arc<Bytes>) -> Self {
         Self { content }
     }
 }
@@ -24,11 +27,10 @@ impl Device for Rom {
     }
 
     fn read(&mut self, offset: u64, width: u8) -> u64 {
-        let byte = |i: u64| {
-            let at = usize::try_from(offset + i).ok();
-            at.and_then(|at| self.content.get(at)).copied().unwrap_or(0)
-        };
-        (0..u64::from(width)).fold(0, |value, i| value | u64::from(byte(i)) << (8 * i))
+        let mut bytes = [0; 8];
+        let word = &mut bytes[..usize::from(width.min(8))];
+        // The shell has checked the range.
+        self.content.read(offset, word).map_or(0, |()| u64::from_le_bytes(bytes))
     }
 
     fn write(&mut self, _: u64, _: u8, _: u64) {}
@@ -44,7 +46,8 @@ mod tests {
 
     #[test]
     fn reads_are_little_endian_and_writes_change_nothing() {
-        let rom = Shell(Rom::new(vec![1, 2, 3, 4, 5]));
+        let content = Arc::new(Bytes::new(vec![1, 2, 3, 4, 5], MROM.size));
+        let rom = Shell(Rom::new(content));
         let rom = DeviceCell::new(rom, "rom", Outlet::Unconnected);
         let read = |offset, width| rom.call(MmioRead { offset, width }).unwrap().unwrap();
         rom.call(MmioWrite { offset: 0, width: 4, value: 9 }).unwrap().unwrap();

@@ -45,6 +45,8 @@ use crate::devices::rtc::{Rtc, WallClock};
 use crate::devices::shell::{Device, Migrate, Shell};
 use crate::devices::uart::{Uart, UartState};
 use crate::jit::engine::DEFAULT_CACHE;
+use crate::migration::ram::block::Bytes;
+use crate::migration::ram::device::DeviceBlock;
 use crate::migration::sections::{Sections, StateSource};
 use crate::migration::vmstate::VmState;
 use crate::qtest::gpio::Gpios;
@@ -114,6 +116,8 @@ pub struct Machine {
     /// What a migration saves and loads.
     pub sections: Sections,
     pub ram: Arc<GuestRam>,
+    /// Memory that it sends besides.
+    pub roms: Vec<DeviceBlock>,
     /// What the harts are asked of their caches.
     pub harts: Peers,
 }
@@ -149,6 +153,7 @@ pub(super) struct Board {
     regions: Vec<Region>,
     lifecycles: Vec<Lifecycle>,
     sections: Sections,
+    pub(super) roms: Vec<DeviceBlock>,
 }
 
 impl Board {
@@ -170,7 +175,17 @@ impl Board {
         idstr: impl Into<String>,
         cell: &DeviceCell<Shell<D>>,
     ) {
-        let source = StateSource::of(idstr, 0, D::State::VMSD, &cell.addr());
+        self.manage_instance(idstr, 0, cell);
+    }
+
+    /// The same, for one of several devices of the same name.
+    pub(super) fn manage_instance<D: Migrate + Send>(
+        &mut self,
+        idstr: impl Into<String>,
+        instance: u32,
+        cell: &DeviceCell<Shell<D>>,
+    ) {
+        let source = StateSource::of(idstr, instance, D::State::VMSD, &cell.addr());
         self.sections.sources.push(source);
         self.oversee(cell);
     }
@@ -294,6 +309,7 @@ pub fn build(
         regions: Vec::new(),
         lifecycles: Vec::new(),
         sections: Sections::default(),
+        roms: Vec::new(),
     };
     let Devices { uart, blocks, gpios } = match &plan {
         Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
@@ -329,7 +345,7 @@ pub fn build(
         };
         vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &requests, &failure)?);
     }
-    let sections = sections(&timers, &vcpus, board.sections);
+    let (sections, roms) = (sections(&timers, &vcpus, board.sections), board.roms);
     let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
     let parts = VmParts {
         vcpus: links,
@@ -375,6 +391,7 @@ pub fn build(
         bus,
         sections,
         ram,
+        roms,
         harts: peers,
     })
 }
@@ -422,9 +439,11 @@ fn devices(
     let lines = Arc::new(PlicLines::new(targets.collect()));
     let irq = wiring.plic(lines.outlet());
 
+    let name = "riscv_virt_board.mrom";
+    let reset_vector = Arc::new(Bytes::new(plan.reset_vector.clone(), map::MROM.size));
+    board.roms.push(DeviceBlock::new(name, map::MROM.base, &reset_vector));
     if !plan.reset_vector.is_empty() {
-        let rom = Rom::new(plan.reset_vector.clone());
-        board.map("riscv_virt_board.mrom", map::MROM.base, rom);
+        board.map(name, map::MROM.base, Rom::new(reset_vector));
     }
     let finisher = Finisher { shutdown: requests.shutdown.clone(), reset: requests.reset.clone() };
     board.map("riscv.sifive.test", map::FINISHER.base, finisher);

@@ -1,5 +1,7 @@
 //! The two banks of flash and the drives behind them.
 
+use std::sync::Arc;
+
 use super::build::{Board, BuildError};
 use super::drives::Drives;
 use super::memory_map as map;
@@ -7,7 +9,8 @@ use super::spec::MachineSpec;
 use crate::actors::outlet::Outlet;
 use crate::block::message::{BlockDone, BlockOp, BlockRequest};
 use crate::block::node::BlockNode;
-use crate::devices::flash::{BANK_SIZE, Flash, FlashChanged};
+use crate::devices::flash::{BANK_SIZE, Flash, FlashArray, FlashChanged};
+use crate::migration::ram::device::DeviceBlock;
 
 /// Put both banks on the bus; a bank without a drive is empty and forgets.
 pub(super) fn plug(
@@ -34,7 +37,7 @@ pub(super) fn plug(
                     given.drive, info.size
                 )));
             }
-            contents = Some(drive.contents().map_err(|e| refused(e.to_string()))?.into());
+            contents = Some(drive.contents().map_err(|e| refused(e.to_string()))?);
             read_only = info.read_only;
             // Changes of the same bytes must not overtake one another.
             let node = drive.into_ordered_node(board.failure.clone());
@@ -42,12 +45,15 @@ pub(super) fn plug(
             backing = written_to(node.requests(), name.clone());
             nodes.push(node);
         }
-        let flash = Flash::new(contents, read_only, backing).map_err(|error| {
-            BuildError::Device { origin: name.clone(), reason: error.to_string() }
+        let array = FlashArray::new(contents.as_deref()).map_err(|error| BuildError::Device {
+            origin: name.clone(),
+            reason: error.to_string(),
         })?;
+        let array = Arc::new(array);
         let base = map::FLASH.base + bank as u64 * BANK_SIZE;
-        let cell = board.map(&name, base, flash);
-        board.oversee(&cell);
+        let cell = board.map(&name, base, Flash::new(Arc::clone(&array), read_only, backing));
+        board.manage_instance("pflash_cfi01", bank as u32, &cell);
+        board.roms.push(DeviceBlock::new(name, base, &array));
     }
     Ok(nodes)
 }

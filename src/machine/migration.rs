@@ -34,12 +34,13 @@ pub fn start(
     let outgoing = MachineMemory {
         ram: Arc::clone(&machine.ram),
         harts: machine.harts.clone(),
-        devices: Vec::new(),
+        devices: machine.roms.clone(),
     };
     let incoming = outgoing.clone();
     let source = SourcePeers {
         events: events.clone(),
         quiesce: machine.vm.clone().recipient(),
+        release_drives: machine.vm.clone().recipient(),
         hand_over: machine.vm.clone().recipient(),
         connect: Box::new(channels.clone()),
         memory: Box::new(move |settings| {
@@ -52,6 +53,8 @@ pub fn start(
     };
     let destination = DestinationPeers {
         events,
+        take_drives: machine.vm.clone().recipient(),
+        release_drives: machine.vm.clone().recipient(),
         arrived: machine.vm.clone().recipient(),
         exit,
         listen: Box::new(channels),

@@ -9,8 +9,10 @@ mod greeter;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod linux;
+mod migration_stream;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod process;
 mod refusals;
+mod stream_reader;
 mod transcript;

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::*;
+use crate::actors::message::{LoadState, SaveState};
 use crate::actors::probe::Probe;
 use crate::cpu::inbox::Peers;
 use crate::cpu::irq::MSIP;
 use crate::cpu::isa::IsaConfig;
+use crate::cpu::vmstate::{CommonState, CpuState};
 use crate::devices::bus::{Bus, MmioTarget, Region};
 use crate::machine::clock::VirtualClock;
 use crate::machine::memory::{GuestRam, RAM_BASE};
+use crate::migration::vmstate::VmState;
 
 /// A device that panics when it is read.
 struct Bomb;
@@ -154,5 +157,67 @@ async fn a_panic_under_a_vcpu_is_reported_and_its_mailbox_closes() {
         assert_eq!((&*failed.name, failed.reason.as_str()), ("CPU 0", "bomb"), "{accel:?}");
         b.vcpu.thread.join().unwrap();
         assert!(b.vcpu.addr.send(SnapshotHart).await.is_err());
+    }
+}
+
+/// Have `to` go on where `from` is; both are paused.
+async fn move_hart(from: &Bench, to: &Bench) {
+    for vmsd in [CommonState::VMSD, CpuState::VMSD] {
+        let (name, version) = (vmsd.name, vmsd.version);
+        let section = from.vcpu.addr.send(SaveState { name }).await.unwrap().unwrap();
+        let length = section.bytes.len();
+        let mut bytes = section.bytes;
+        // Half of it changes nothing.
+        let before = to.vcpu.addr.send(SaveState { name }).await.unwrap().unwrap();
+        let half = LoadState { name, version, bytes: bytes[..length / 2].to_vec() };
+        assert!(to.vcpu.addr.send(half).await.unwrap().unwrap_err().is_truncated());
+        let after = to.vcpu.addr.send(SaveState { name }).await.unwrap().unwrap();
+        assert_eq!(after.bytes, before.bytes);
+        bytes.push(0x7e);
+        let taken = to.vcpu.addr.send(LoadState { name, version, bytes }).await.unwrap();
+        assert_eq!(taken, Ok(length));
+    }
+}
+
+#[actix::test]
+async fn a_hart_goes_on_in_another_vcpu() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let from = bench(BOTH[from], &COUNT).await;
+        from.vcpu.addr.send(Resume).await.unwrap();
+        from.changed(5, 0).await;
+        from.vcpu.addr.send(Pause).await.unwrap();
+        let to = bench(BOTH[to], &COUNT).await;
+        move_hart(&from, &to).await;
+        let state = |b: &Bench| b.vcpu.addr.send(SnapshotHart);
+        let [a, b] = [state(&from).await.unwrap().state, state(&to).await.unwrap().state];
+        assert_eq!((a.x, a.pc, a.privilege), (b.x, b.pc, b.privilege));
+        to.vcpu.addr.send(Resume).await.unwrap();
+        assert!(to.changed(5, a.x[5]).await > a.x[5]);
+        assert_eq!(from.x(5).await, a.x[5]);
+        from.end().await;
+        to.end().await;
+    }
+}
+
+#[actix::test]
+async fn a_waiting_hart_waits_in_another_vcpu() {
+    // csrwi mie, 8; wfi; addi x5, x5, 1; j .
+    let program = [0x3044_5073, 0x1050_0073, 0x0012_8293, 0x0000_006f];
+    for accel in BOTH {
+        let from = bench(accel, &program).await;
+        from.vcpu.addr.send(Resume).await.unwrap();
+        while !from.vcpu.addr.send(SnapshotHart).await.unwrap().state.waiting {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        from.vcpu.addr.send(Pause).await.unwrap();
+        let to = bench(accel, &program).await;
+        move_hart(&from, &to).await;
+        to.vcpu.addr.send(Resume).await.unwrap();
+        assert_eq!(to.x(5).await, 0);
+        assert!(to.vcpu.addr.send(SnapshotHart).await.unwrap().state.waiting);
+        to.env.irq.set_lines(MSIP, true);
+        assert_eq!(to.changed(5, 0).await, 1);
+        from.end().await;
+        to.end().await;
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::VERSION;
-use super::block::{BlockMemory, Bytes, DirtyPages, RamBlock};
+use super::block::{BlockMemory, DirtyPages, RamBlock};
+use super::device::DeviceBlock;
 use super::flag;
 use super::loader::{LoadOptions, RamLoader, unknown_flags};
 use super::saver::{Phase, RamOptions, RamSaver, Sent};
@@ -29,8 +30,8 @@ pub struct MachineMemory {
     pub ram: Arc<GuestRam>,
     /// Who writes to it.
     pub harts: Peers,
-    /// Name, address and bytes of what devices keep: flash banks, ROMs.
-    pub devices: Vec<(String, u64, Arc<Bytes>)>,
+    /// What devices keep: flash banks, ROMs.
+    pub devices: Vec<DeviceBlock>,
 }
 
 impl MachineMemory {
@@ -55,13 +56,6 @@ impl MachineMemory {
     fn ram_block(&self) -> RamBlock {
         let memory = Arc::clone(&self.ram) as Arc<dyn BlockMemory>;
         RamBlock { name: RAM_NAME.to_owned(), address: self.ram.base(), memory }
-    }
-
-    fn device_blocks(&self) -> impl Iterator<Item = (RamBlock, &Arc<Bytes>)> {
-        self.devices.iter().map(|(name, address, bytes)| {
-            let memory = Arc::clone(bytes) as Arc<dyn BlockMemory>;
-            (RamBlock { name: name.clone(), address: *address, memory }, bytes)
-        })
     }
 }
 
@@ -90,11 +84,14 @@ impl Memory for OutgoingMemory {
         let log = DirtyLog::start(Arc::clone(ram), harts.clone())
             .map_err(|error| ErrorDesc::from(error.to_string()))?;
         let mut blocks = vec![(self.memory.ram_block(), Box::new(log) as Box<dyn DirtyPages>)];
-        for (block, bytes) in self.memory.device_blocks() {
+        for device in &self.memory.devices {
+            let written = device.log();
             // Everything is sent at first; what was written before is no news.
-            bytes.take(&mut |_| ());
-            blocks.push((block, Box::new(Arc::clone(bytes))));
+            written.take(&mut |_| ());
+            blocks.push((device.block.clone(), written));
         }
+        // QEMU's order.
+        blocks.sort_by_key(|(block, _)| std::cmp::Reverse(block.size()));
         let saver = self.saver.insert(RamSaver::new(blocks, self.options.clone()));
         saver.setup(out);
         Ok(())
@@ -151,7 +148,7 @@ impl MemoryTarget for IncomingMemory {
     fn begin(&mut self, version: u32, input: &mut StreamInput) -> Result<(), LoadError> {
         RamLoader::check_version(version)?;
         let mut blocks = vec![self.memory.ram_block()];
-        blocks.extend(self.memory.device_blocks().map(|(block, _)| block));
+        blocks.extend(self.memory.devices.iter().map(|device| device.block.clone()));
         let loader = RamLoader::new(blocks, self.options);
         self.loader = Some(loader.map_err(|error| LoadError::io(error.to_string()))?);
         self.piece(input)
@@ -169,23 +166,22 @@ impl MemoryTarget for IncomingMemory {
 mod tests {
     use super::*;
     use crate::machine::memory::{PAGE_SIZE, RAM_BASE};
+    use crate::migration::ram::block::Bytes;
     use crate::migration::stream::Input;
 
-    fn machine() -> MachineMemory {
-        MachineMemory {
+    fn machine() -> (MachineMemory, Arc<Bytes>) {
+        let flash = Arc::new(Bytes::new(vec![3; 5], 2 * PAGE_SIZE));
+        let memory = MachineMemory {
             ram: Arc::new(GuestRam::new(RAM_BASE, 64 * PAGE_SIZE).unwrap()),
             harts: Peers::new(1),
-            devices: vec![(
-                "virt.flash0".to_owned(),
-                0x2000_0000,
-                Arc::new(Bytes::new(vec![3; 5], 2 * PAGE_SIZE)),
-            )],
-        }
+            devices: vec![DeviceBlock::new("virt.flash0", 0x2000_0000, &flash)],
+        };
+        (memory, flash)
     }
 
     #[test]
     fn a_machine_s_memory_arrives_with_what_was_written_under_way() {
-        let (from, to) = (machine(), machine());
+        let ((from, flash), (to, copy)) = (machine(), machine());
         from.ram.fill(RAM_BASE + 5000, 9000, 7).unwrap();
         to.ram.fill(RAM_BASE, 64 * PAGE_SIZE, 9).unwrap();
         let settings = Settings::default();
@@ -197,7 +193,7 @@ mod tests {
         while outgoing.pages(&mut out, 10_000).unwrap() {}
         assert!(out.len() > 10_000);
         from.ram.store_u32(RAM_BASE + 40 * PAGE_SIZE, 1).unwrap();
-        from.devices[0].2.write(PAGE_SIZE, &[8]).unwrap();
+        flash.write(PAGE_SIZE, &[8]).unwrap();
         outgoing.collect().unwrap();
         assert_eq!(outgoing.remaining(), 2 * PAGE_SIZE);
         outgoing.end_piece(&mut out);
@@ -221,7 +217,7 @@ mod tests {
             };
             assert!(content(&from) == content(&to), "page {page}");
         }
-        assert_eq!(from.devices[0].2.to_vec(), to.devices[0].2.to_vec());
+        assert_eq!(flash.to_vec(), copy.to_vec());
         assert!(to.incoming(&settings).begin(3, &mut input).is_err());
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod bitmap;
 pub mod block;
+pub mod device;
 pub mod loader;
 pub mod machine;
 pub mod mapped;

@@ -43,7 +43,7 @@ pub(crate) fn harass(
     }
 }
 
-/// Harass `to`, then move the state of `from` there; what was moved.
+/// Harass `to`, which refuses whole states or takes them whole; then move the state of `from` there; what was moved.
 pub(crate) fn migrate<D: Migrate + Send>(
     from: &DeviceCell<Shell<D>>,
     to: &DeviceCell<Shell<D>>,
@@ -51,7 +51,15 @@ pub(crate) fn migrate<D: Migrate + Send>(
     let name = D::State::VMSD.name;
     let saved = from.call(SaveState { name }).unwrap().unwrap();
     let version = saved.version;
-    let load = |bytes| to.call(LoadState { name, version, bytes }).unwrap();
+    let state = || to.call(SaveState { name }).unwrap().unwrap().bytes;
+    let load = |bytes| {
+        let before = state();
+        let loaded = to.call(LoadState { name, version, bytes }).unwrap();
+        if let Err(refused) = &loaded {
+            assert!(state() == before, "something has changed: {refused}");
+        }
+        loaded
+    };
     harass(&saved, load);
     let mut bytes = saved.bytes.clone();
     bytes.push(FOOTER);

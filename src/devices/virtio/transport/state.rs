@@ -188,10 +188,8 @@ fn proxied(f: &mut dyn Fields, queue: &mut QueueState) -> Result<(), StateError>
     Ok(())
 }
 
-impl<D: VirtioDevice> Migrate for VirtioMmio<D> {
-    type State = VirtioMigration<D>;
-
-    fn save(&self) -> Result<VirtioMigration<D>, StateError> {
+impl<D: VirtioDevice> VirtioMmio<D> {
+    fn saved(&self) -> Result<VirtioMigration<D>, StateError> {
         let preferred = self.device.queues();
         let queues = self.state.queues.iter().zip(&self.aligns).zip(preferred);
         Ok(VirtioMigration {
@@ -224,7 +222,7 @@ impl<D: VirtioDevice> Migrate for VirtioMmio<D> {
         })
     }
 
-    fn load(&mut self, loaded: VirtioMigration<D>) -> Result<(), StateError> {
+    fn set(&mut self, loaded: VirtioMigration<D>) -> Result<(), StateError> {
         let name = D::VMSD.name;
         let refuse = |field, reason| StateError::Field { name, field, reason };
         if loaded.features & !self.offered != 0 {
@@ -268,5 +266,24 @@ impl<D: VirtioDevice> Migrate for VirtioMmio<D> {
         self.state.broken = loaded.broken;
         self.state.update_irq();
         self.device.load(loaded.device, &loaded.config, &mut self.state)
+    }
+}
+
+impl<D: VirtioDevice> Migrate for VirtioMmio<D> {
+    type State = VirtioMigration<D>;
+
+    fn save(&self) -> Result<VirtioMigration<D>, StateError> {
+        self.saved()
+    }
+
+    /// The device's part may be refused when the rest is set.
+    fn load(&mut self, loaded: VirtioMigration<D>) -> Result<(), StateError> {
+        let before = self.saved()?;
+        let set = self.set(loaded);
+        if set.is_err() {
+            // It was what it goes back to.
+            let _ = self.set(before);
+        }
+        set
     }
 }
