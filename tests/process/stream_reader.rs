@@ -124,11 +124,12 @@ struct Memory {
     blocks: Vec<(String, Vec<u8>)>,
     /// Pages that have come, by block.
     come: BTreeMap<String, Vec<bool>>,
+    /// The block of the last page; a page of the same need not name it, in another piece either.
+    last: String,
 }
 
 impl Memory {
     fn piece(&mut self, bytes: &mut Bytes<'_>) {
-        let mut block = String::new();
         loop {
             let word = bytes.u64();
             let (flags, offset) = (word & 0xfff, (word & !0xfff) as usize);
@@ -153,8 +154,9 @@ impl Memory {
                 other => panic!("page flags {other:#x} before {:#x}", bytes.at),
             }
             if flags & 0x20 == 0 {
-                block = bytes.name();
+                self.last = bytes.name();
             }
+            let block = &self.last;
             let page = match flags & 0x08 {
                 0 => {
                     assert_eq!(bytes.u8(), 0, "what a page is filled with");
@@ -162,10 +164,10 @@ impl Memory {
                 }
                 _ => bytes.take(PAGE),
             };
-            let found = self.blocks.iter_mut().find(|(name, _)| *name == block);
+            let found = self.blocks.iter_mut().find(|(name, _)| name == block);
             let (_, contents) = found.unwrap_or_else(|| panic!("no block {block}"));
             contents[offset..offset + PAGE].copy_from_slice(page);
-            self.come.get_mut(&block).expect("known above")[offset / PAGE] = true;
+            self.come.get_mut(block).expect("known above")[offset / PAGE] = true;
         }
     }
 }

@@ -66,7 +66,7 @@ impl VmState for FlashState {
             f.buffer("blk_bytes", &mut buffer.bytes)?;
             f.u32("blk_offset", &mut offset)?;
             buffer.offset = offset.into();
-            if buffer.offset % BUFFER_SIZE != 0 || buffer.offset >= BANK_SIZE {
+            if !buffer.offset.is_multiple_of(BUFFER_SIZE) || buffer.offset >= BANK_SIZE {
                 return Err(f.refuse("blk_offset", format!("{offset:#x} is no block's")));
             }
             Ok(())

@@ -52,15 +52,18 @@ pub(crate) fn migrate<D: Migrate + Send>(
     let saved = from.call(SaveState { name }).unwrap().unwrap();
     let version = saved.version;
     let state = || to.call(SaveState { name }).unwrap().unwrap().bytes;
-    let load = |bytes| {
-        let before = state();
+    let mut loads = 0;
+    let mut load = |bytes| {
+        loads += 1;
+        // A description takes long: it is a sample that is looked at.
+        let before = (loads % 23 == 0).then(state);
         let loaded = to.call(LoadState { name, version, bytes }).unwrap();
-        if let Err(refused) = &loaded {
+        if let (Err(refused), Some(before)) = (&loaded, before) {
             assert!(state() == before, "something has changed: {refused}");
         }
         loaded
     };
-    harass(&saved, load);
+    harass(&saved, &mut load);
     let mut bytes = saved.bytes.clone();
     bytes.push(FOOTER);
     assert_eq!(load(bytes), Ok(saved.bytes.len()));
