@@ -79,7 +79,6 @@ fn refusals_as_qemu() {
         "-M virt,foo: Expected '=' after parameter 'foo'",
         "-M virt,aclint=foo: Parameter 'aclint' expects 'on' or 'off'",
         "-M none,acpi=off: Property 'none-machine.acpi' not found",
-        "-M none -kernel x: machine 'none' has nothing that would run it",
         "-accel qtest,thread=multi: Property 'qtest-accel.thread' not found",
         "-qtest chardev:a: Cannot find character device 'a'",
         "-accel tcg,foo=1: Property 'tcg-accel.foo' not found",
@@ -225,6 +224,7 @@ fn refusals_across_options() {
 fn refusals_of_our_own() {
     for (line, expect) in [
         ("-M foo", "unsupported machine type: \"foo\" (use -machine help to list supported"),
+        ("-M none -kernel x", "machine 'none' has nothing that would run it"),
         ("-M virt,acpi=on", "acpi=on: there are no ACPI tables; only acpi=off"),
         ("-M virt,acpi=foo", "Parameter 'acpi' does not accept value 'foo' (valid: off, auto)"),
         ("-M virt,aia=aplic", "aia=aplic: there is no APLIC or IMSIC; only aia=none"),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::commands::{
     chardev, human, introspect, machine, memory, migration, migration_settings, migration_start,
-    objects, status,
+    objects, qom, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -90,6 +90,7 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<migration_start::MigrateRecover>(),
         entry::<objects::ObjectAdd>(),
         entry::<objects::ObjectDel>(),
+        entry::<qom::QomListTypes>(),
         entry::<status::Cont>(),
         entry::<status::QueryStatus>(),
         entry::<status::Quit>(),

@@ -10,4 +10,5 @@ pub mod migration;
 pub mod migration_settings;
 pub mod migration_start;
 pub mod objects;
+pub mod qom;
 pub mod status;
