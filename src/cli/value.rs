@@ -111,6 +111,18 @@ pub fn uuid(text: &str) -> Option<[u8; 16]> {
     Some(u128::from_str_radix(&digits, 16).ok()?.to_be_bytes())
 }
 
+/// The text that `uuid` reads, in lower case.
+pub fn uuid_text(uuid: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
 /// `YYYY-MM-DD` or `YYYY-MM-DDTHH:MM:SS`, in UTC.
 pub fn date(text: &str) -> Option<SystemTime> {
     let (day, time) = text.split_once('T').unwrap_or((text, "00:00:00"));

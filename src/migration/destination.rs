@@ -158,7 +158,8 @@ impl MigrationDestination {
             Load::new(Arc::clone(&self.peers), settings, memory, channel, Runtime::current());
         let thread = tokio::task::spawn_blocking(move || load.run());
         ctx.spawn(thread.into_actor(self).map(move |loaded, this, ctx| {
-            let loaded = loaded.unwrap_or_else(|died| Err(ErrorDesc::from(died_of(died))));
+            let loaded = loaded
+                .unwrap_or_else(|died| Err(ErrorDesc::of_task(died, "loading the migration")));
             match loaded {
                 Ok(arrived) => this.start(arrived, exit_on_error, ctx),
                 Err(reason) => this.fail(reason, exit_on_error),
@@ -189,17 +190,6 @@ impl MigrationDestination {
         if exit_on_error {
             self.peers.exit.send(Exited { code: 1 });
         }
-    }
-}
-
-fn died_of(died: tokio::task::JoinError) -> String {
-    match died.try_into_panic() {
-        Ok(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            format!("loading the migration has panicked: {}", text.unwrap_or("no message"))
-        }
-        Err(_) => "loading the migration was stopped".to_owned(),
     }
 }
 

@@ -213,7 +213,7 @@ async fn supervise(
         biased;
         ended = &mut work => match ended {
             Ok(result) => result.map_err(Stopped::Failed),
-            Err(died) => Err(Stopped::Failed(ErrorDesc::from(died_of(died)))),
+            Err(died) => Err(Stopped::Failed(ErrorDesc::of_task(died, "the migration's source"))),
         },
         // Also when the actor is gone.
         _ = wishes.wait_for(|wishes| wishes.cancel) => {
@@ -222,7 +222,7 @@ async fn supervise(
                 // It had ended in that moment.
                 Ok(result) => result.map_err(Stopped::Failed),
                 Err(died) if died.is_cancelled() => Err(Stopped::Cancelled),
-                Err(died) => Err(Stopped::Failed(ErrorDesc::from(died_of(died)))),
+                Err(died) => Err(Stopped::Failed(ErrorDesc::of_task(died, "the migration's source"))),
             }
         }
     };
@@ -256,17 +256,6 @@ fn with(outcome: Result<(), Stopped>, stays: Option<String>) -> Result<(), Stopp
         Err(Stopped::Failed(reason)) => format!("{reason}; {stays}"),
         Err(Stopped::Cancelled) | Ok(()) => stays,
     })))
-}
-
-fn died_of(died: tokio::task::JoinError) -> String {
-    match died.try_into_panic() {
-        Ok(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            format!("the migration's source has panicked: {}", text.unwrap_or("no message"))
-        }
-        Err(_) => "the migration's source was stopped".to_owned(),
-    }
 }
 
 impl Handler<StartMigration> for MigrationSource {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::actors::context::panic_reason;
+
 /// QAPI `MigrationStatus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -79,6 +81,14 @@ impl ErrorDesc {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Why a task that did `what` has no result: what its panic said.
+    pub(super) fn of_task(died: tokio::task::JoinError, what: &str) -> Self {
+        match died.try_into_panic() {
+            Ok(panic) => Self::from(format!("{what} has panicked: {}", panic_reason(&*panic))),
+            Err(_) => Self::from(format!("{what} was stopped")),
+        }
     }
 }
 

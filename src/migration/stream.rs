@@ -32,21 +32,22 @@ pub enum Record {
 }
 
 impl Record {
+    const ALL: [Self; 10] = [
+        Self::Eof,
+        Self::SectionStart,
+        Self::SectionPart,
+        Self::SectionEnd,
+        Self::SectionFull,
+        Self::Subsection,
+        Self::VmDescription,
+        Self::Configuration,
+        Self::Command,
+        Self::SectionFooter,
+    ];
+
     /// The record that `byte` begins, if there is one.
     pub fn of(byte: u8) -> Option<Self> {
-        Some(match byte {
-            0x00 => Self::Eof,
-            0x01 => Self::SectionStart,
-            0x02 => Self::SectionPart,
-            0x03 => Self::SectionEnd,
-            0x04 => Self::SectionFull,
-            0x05 => Self::Subsection,
-            0x06 => Self::VmDescription,
-            0x07 => Self::Configuration,
-            0x08 => Self::Command,
-            0x7e => Self::SectionFooter,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|&record| record as u8 == byte)
     }
 }
 
@@ -68,22 +69,23 @@ pub enum StreamCommand {
 }
 
 impl StreamCommand {
+    const ALL: [Self; 11] = [
+        Self::OpenReturnPath,
+        Self::Ping,
+        Self::PostcopyAdvise,
+        Self::PostcopyListen,
+        Self::PostcopyRun,
+        Self::PostcopyRamDiscard,
+        Self::Packaged,
+        Self::EnableColo,
+        Self::PostcopyResume,
+        Self::RecvBitmap,
+        Self::SwitchoverStart,
+    ];
+
     /// The command of this number.
     pub fn of(number: u16) -> Option<Self> {
-        Some(match number {
-            1 => Self::OpenReturnPath,
-            2 => Self::Ping,
-            3 => Self::PostcopyAdvise,
-            4 => Self::PostcopyListen,
-            5 => Self::PostcopyRun,
-            6 => Self::PostcopyRamDiscard,
-            7 => Self::Packaged,
-            8 => Self::EnableColo,
-            9 => Self::PostcopyResume,
-            10 => Self::RecvBitmap,
-            11 => Self::SwitchoverStart,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|&command| command as u16 == number)
     }
 }
 

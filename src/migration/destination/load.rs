@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle as Runtime;
 
 use super::{DestinationPeers, MemoryTarget};
+use crate::cli::value::uuid_text;
 use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives, VmError};
 use crate::migration::capability::Capability;
 use crate::migration::channel::{Channel, ChannelReader, ChannelWriter};
@@ -185,8 +186,8 @@ impl Load {
         {
             return Err(LoadError::invalid(format!(
                 "UUID received is {} and local is {}",
-                hyphenated(&theirs),
-                hyphenated(&self.peers.uuid)
+                uuid_text(&theirs),
+                uuid_text(&self.peers.uuid)
             )));
         }
         Ok(())
@@ -377,15 +378,4 @@ fn take<S: VmState>(input: &mut StreamInput, state: &mut S, version: u32) -> Res
 
 fn refused(error: &StateError) -> LoadError {
     LoadError { kind: LoadKind::Invalid, cause: error.to_string() }
-}
-
-fn hyphenated(uuid: &[u8; 16]) -> String {
-    let mut text = String::new();
-    for (i, byte) in uuid.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
 }

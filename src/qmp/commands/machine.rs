@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cli::value::uuid_text;
 use crate::machine::message as vm;
 use crate::qmp::command::Command;
 use crate::qmp::error::QmpError;
@@ -46,14 +47,7 @@ impl Command for QueryUuid {
     type Return = UuidInfo;
 
     async fn run(self, services: &Arc<Services>) -> Result<UuidInfo, QmpError> {
-        let mut uuid = String::with_capacity(36);
-        for (i, byte) in services.info.uuid.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                uuid.push('-');
-            }
-            uuid.push_str(&format!("{byte:02x}"));
-        }
-        Ok(UuidInfo { uuid })
+        Ok(UuidInfo { uuid: uuid_text(&services.info.uuid) })
     }
 }
 
