@@ -299,6 +299,8 @@ impl Run {
 
     /// Phase: the machine stops, and the client has its say if it wants one.
     async fn stop_machine(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        // What was sent up to here was sent while the machine ran.
+        self.report(memory);
         self.figures.stopped = Some(Instant::now());
         let hold = match self.peers.quiesce.send(Quiesce).await {
             Ok(Ok(hold)) => hold,
