@@ -290,6 +290,14 @@ pub struct TakeDrives;
 #[rtype(result = "Result<(), VmError>")]
 pub struct HandOver;
 
+/// Migration source → vCPU: run nothing for so long, from now on, and answer all the same. The last
+/// one counts; no time at all ends a rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct TakeRest {
+    pub time: std::time::Duration,
+}
+
 /// The migration has come to nothing: go on in the state before `Quiesce`, with the drives that it
 /// had. Without them it stays paused; the error says why.
 #[derive(Debug, Clone, Copy, Message)]

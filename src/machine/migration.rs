@@ -42,6 +42,7 @@ pub fn start(
         quiesce: machine.vm.clone().recipient(),
         release_drives: machine.vm.clone().recipient(),
         hand_over: machine.vm.clone().recipient(),
+        vcpus: machine.vcpus.iter().map(|vcpu| vcpu.clone().recipient()).collect(),
         connect: Box::new(channels.clone()),
         memory: Box::new(move |settings| {
             let memory: Box<dyn Memory> = Box::new(outgoing.outgoing(settings));

@@ -128,16 +128,8 @@ const NOT_WITH_BACKGROUND_SNAPSHOT: [Capability; 14] = [
 ];
 
 /// What the actors do not have yet. Each is taken off this list by the code that brings it.
-pub const LACKING: [Capability; 8] = [
-    Capability::Xbzrle,
-    Capability::AutoConverge,
-    Capability::PostcopyRam,
-    Capability::ReleaseRam,
-    Capability::Multifd,
-    Capability::LateBlockActivate,
-    Capability::XIgnoreShared,
-    Capability::MappedRam,
-];
+pub const LACKING: [Capability; 3] =
+    [Capability::PostcopyRam, Capability::Multifd, Capability::MappedRam];
 
 const ZERO_COPY: &str = "Zero copy only available for non-compressed non-TLS multifd migration";
 

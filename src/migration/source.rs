@@ -9,6 +9,7 @@
 
 mod pace;
 mod run;
+mod throttle;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,7 +27,7 @@ use super::message::{
 use super::parameters::Parameters;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
-use crate::machine::message::{HandOver, Quiesce, Quiesced, ReleaseDrives, RunState};
+use crate::machine::message::{HandOver, Quiesce, Quiesced, ReleaseDrives, RunState, TakeRest};
 use run::Run;
 
 /// A channel that is being opened.
@@ -43,8 +44,10 @@ pub trait Memory: Send {
     fn version(&self) -> u32;
     /// Append what the section begins with; from now on writes are logged.
     fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorDesc>;
-    /// Learn what has been written since it was last asked.
-    fn collect(&mut self) -> Result<(), ErrorDesc>;
+    /// Settings that may change under way are these now.
+    fn set_parameters(&mut self, parameters: &Parameters);
+    /// Learn what has been written since it was last asked; pages that are to be sent again.
+    fn collect(&mut self) -> Result<u64, ErrorDesc>;
     /// The machine has stopped: what is sent from now on is sent for the last time.
     fn stopped(&mut self);
     /// Append pages until `out` has about `most` bytes; false if there are none left to send.
@@ -68,6 +71,8 @@ pub struct SourcePeers {
     pub quiesce: Recipient<Quiesce>,
     pub release_drives: Recipient<ReleaseDrives>,
     pub hand_over: Recipient<HandOver>,
+    /// Who is slowed down when the guest writes faster than can be sent.
+    pub vcpus: Arc<[Recipient<TakeRest>]>,
     pub connect: Box<dyn Connect>,
     pub memory: MakeMemory,
     pub sections: Sections,

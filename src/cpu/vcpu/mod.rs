@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext as _, Addr, Handler, Message, MessageResult};
 
@@ -26,7 +27,7 @@ use crate::actors::outlet::Outlet;
 use crate::jit::engine::{Engine, EngineError, EntryObserver, Exit};
 use crate::jit::ir::BlockShape;
 use crate::machine::memory::PAGE_SIZE;
-use crate::machine::message::{HartSnapshot, VmError};
+use crate::machine::message::{HartSnapshot, TakeRest, VmError};
 use crate::threads;
 pub use sbi::BuiltinFirmware;
 use start_line::Approach;
@@ -136,6 +137,8 @@ pub struct Vcpu {
     idle: bool,
     firmware: Option<BuiltinFirmware>,
     paused: bool,
+    /// Until when it rests (`TakeRest`).
+    rests: Option<Instant>,
     /// Stopped by the built-in firmware, or down until the reset it asked for.
     stopped: bool,
     /// Go on here when the wait ends (a suspend that does not keep registers).
@@ -192,6 +195,7 @@ impl Vcpu {
             idle: parts.accel == Accel::Idle,
             firmware: parts.firmware,
             paused: true,
+            rests: None,
             stopped: true,
             restart: None,
             log_traps: false,
@@ -234,7 +238,11 @@ impl Vcpu {
                 return;
             }
             if self.paused || self.idle || self.stopped && !self.try_start() {
-                self.rest(mailbox);
+                self.rest(mailbox, None);
+                continue;
+            }
+            if let Some(left) = self.rest_left() {
+                self.rest(mailbox, Some(left));
                 continue;
             }
             self.hart.env.inbox.set_in_guest(true);
@@ -247,7 +255,7 @@ impl Vcpu {
                 }
             }
             if self.hart.state.waiting && !self.wake() {
-                self.rest(mailbox);
+                self.rest(mailbox, None);
                 continue;
             }
             if let Some(interrupt) = trap::pending_interrupt(&self.hart) {
@@ -283,12 +291,22 @@ impl Vcpu {
         }
     }
 
-    /// Leave guest execution and sleep until something comes.
-    fn rest(&mut self, mailbox: &mut ThreadMailbox<Self>) {
+    /// Leave guest execution and sleep until something comes, or until `timeout` is over.
+    fn rest(&mut self, mailbox: &mut ThreadMailbox<Self>, timeout: Option<Duration>) {
         self.hart.env.inbox.set_in_guest(false);
         if !self.hart.env.irq.is_kicked() {
-            mailbox.wait(None);
+            mailbox.wait(timeout);
         }
+    }
+
+    /// How long the hart is to rest still.
+    fn rest_left(&mut self) -> Option<Duration> {
+        let left = self.rests?.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.rests = None;
+            return None;
+        }
+        Some(left)
     }
 
     /// True when the wait is over: an enabled interrupt is pending, whether or not it will be
@@ -420,6 +438,14 @@ impl Handler<Resume> for Vcpu {
 
     fn handle(&mut self, _: Resume, _: &mut Self::Context) {
         self.paused = false;
+    }
+}
+
+impl Handler<TakeRest> for Vcpu {
+    type Result = ();
+
+    fn handle(&mut self, TakeRest { time }: TakeRest, _: &mut Self::Context) {
+        self.rests = Instant::now().checked_add(time);
     }
 }
 

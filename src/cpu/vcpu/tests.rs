@@ -112,6 +112,22 @@ async fn a_vcpu_runs_only_between_resume_and_pause() {
 }
 
 #[actix::test]
+async fn a_vcpu_that_rests_runs_nothing_until_it_has_rested() {
+    for accel in BOTH {
+        let b = bench(accel, &COUNT).await;
+        b.vcpu.addr.send(Resume).await.unwrap();
+        b.changed(5, 0).await;
+        b.vcpu.addr.send(TakeRest { time: Duration::from_secs(3600) }).await.unwrap();
+        let stopped = b.x(5).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(b.x(5).await, stopped, "{accel:?}");
+        b.vcpu.addr.send(TakeRest { time: Duration::from_millis(1) }).await.unwrap();
+        b.changed(5, stopped).await;
+        b.end().await;
+    }
+}
+
+#[actix::test]
 async fn a_reset_hart_starts_over() {
     for accel in BOTH {
         let b = bench(accel, &COUNT).await;

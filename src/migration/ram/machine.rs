@@ -16,7 +16,7 @@ use crate::machine::memory::GuestRam;
 use crate::migration::capability::Capability;
 use crate::migration::destination::MemoryTarget;
 use crate::migration::message::{RamStats, Settings, XbzrleStats};
-use crate::migration::parameters::ZeroPageDetection;
+use crate::migration::parameters::{Parameters, ZeroPageDetection};
 use crate::migration::source::Memory;
 use crate::migration::status::ErrorDesc;
 use crate::migration::stream::{LoadError, StreamInput};
@@ -97,9 +97,14 @@ impl Memory for OutgoingMemory {
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<(), ErrorDesc> {
-        self.saver()?.sync(Instant::now());
-        Ok(())
+    fn set_parameters(&mut self, parameters: &Parameters) {
+        if let Some(saver) = &mut self.saver {
+            saver.resize_cache(parameters.xbzrle_cache_size);
+        }
+    }
+
+    fn collect(&mut self) -> Result<u64, ErrorDesc> {
+        Ok(self.saver()?.sync(Instant::now()))
     }
 
     fn stopped(&mut self) {

@@ -211,7 +211,7 @@ impl RamSaver {
 
     /// Change the size of the XBZRLE cache (`xbzrle-cache-size` under way).
     pub fn resize_cache(&mut self, bytes: u64) {
-        if let Some(xbzrle) = &mut self.cache {
+        if let Some(xbzrle) = self.cache.as_mut().filter(|x| x.stats.cache_size != bytes) {
             xbzrle.cache.resize(bytes);
             xbzrle.stats.cache_size = bytes;
         }

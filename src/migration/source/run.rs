@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::pace::Pace;
+use super::throttle::Convergence;
 use super::{Hold, Memory, Opened, Reporter, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
@@ -48,6 +49,7 @@ pub(super) struct Run {
     opened: Option<Opened>,
     line: Option<Line>,
     hold: Arc<Hold>,
+    convergence: Convergence,
     figures: Figures,
 }
 
@@ -121,6 +123,7 @@ impl Run {
         opened: Opened,
         hold: Arc<Hold>,
     ) -> Self {
+        let convergence = Convergence::new(Arc::clone(&peers.vcpus));
         Self {
             peers,
             reporter,
@@ -130,6 +133,7 @@ impl Run {
             opened: Some(opened),
             line: None,
             hold,
+            convergence,
             figures: Figures::new(),
         }
     }
@@ -235,7 +239,12 @@ impl Run {
                 tokio::task::yield_now().await;
             }
             self.figures.remaining_at_pass = memory.remaining();
-            memory.collect()?;
+            let parameters = self.wishes.borrow().parameters.clone();
+            memory.set_parameters(&parameters);
+            let written = memory.collect()?;
+            if self.has(Capability::AutoConverge) {
+                self.convergence.pass(written, self.transferred(), &parameters);
+            }
             self.pass(memory);
             if memory.remaining() <= self.most_while_stopped() {
                 return self.agreed().await;
@@ -308,6 +317,7 @@ impl Run {
             Err(_) => return Err(ErrorDesc::new("the machine has failed")),
         };
         self.hold.keep(hold);
+        self.convergence.release();
         memory.stopped();
         if self.has(Capability::PauseBeforeSwitchover) {
             self.report(memory);
@@ -490,7 +500,7 @@ impl Run {
     /// Measure the bandwidth, and tell how it goes.
     fn tick(&mut self, memory: &dyn Memory) {
         let stats = memory.stats();
-        let sent = self.line.as_ref().map_or(0, |line| line.control.bytes_written());
+        let sent = self.transferred();
         let pages = stats.normal + stats.duplicate;
         let figures = &mut self.figures;
         let elapsed = figures.window.elapsed().as_secs_f64();
@@ -506,10 +516,15 @@ impl Run {
         self.report(memory);
     }
 
+    /// Bytes sent so far.
+    fn transferred(&self) -> u64 {
+        self.line.as_ref().map_or(0, |line| line.control.bytes_written())
+    }
+
     fn report(&mut self, memory: &dyn Memory) {
         let figures = &self.figures;
         let control = self.line.as_ref().map(|line| &line.control);
-        let transferred = control.map_or(0, ChannelControl::bytes_written);
+        let transferred = self.transferred();
         let total = figures.begun.elapsed();
         let after_setup = (total - figures.setup.min(total)).as_secs_f64();
         let mut ram = memory.stats();
@@ -540,7 +555,7 @@ impl Run {
             setup_time: millis(figures.setup),
             downtime: figures.downtime.map(millis),
             expected_downtime: Some(expected),
-            cpu_throttle_percentage: None,
+            cpu_throttle_percentage: self.convergence.percent(),
             stalled: idle.map(millis),
         });
     }

@@ -18,6 +18,7 @@ use crate::migration::destination::{
     MigrationDestination,
 };
 use crate::migration::message::{MigrationEvent, RamStats, Settings, XbzrleStats};
+use crate::migration::parameters::Parameters;
 use crate::migration::sections::Sections;
 use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
 use crate::migration::status::{ErrorDesc, MigrationState, MigrationStatus};
@@ -59,13 +60,16 @@ impl Memory for FakeMemory {
         Ok(())
     }
 
-    fn collect(&mut self) -> Result<(), ErrorDesc> {
+    fn set_parameters(&mut self, _: &Parameters) {}
+
+    fn collect(&mut self) -> Result<u64, ErrorDesc> {
         assert!(self.fault != Fault::Panic, "memory is mocked badly");
         if self.fault == Fault::Collect {
             return Err(ErrorDesc::new("a hart does not answer"));
         }
-        self.left += self.again.lock().pop().unwrap_or(0);
-        Ok(())
+        let again = self.again.lock().pop().unwrap_or(0);
+        self.left += again;
+        Ok(again)
     }
 
     fn stopped(&mut self) {}
@@ -287,6 +291,7 @@ pub(super) fn source(line: Line) -> SourceRig {
         quiesce: quiesce.recipient(),
         release_drives: released.recipient(),
         hand_over: handed_over.recipient(),
+        vcpus: Arc::new([]),
         connect: Box::new(Shared(Arc::clone(&line))),
         memory,
         sections: Sections::default(),
