@@ -199,3 +199,52 @@ fn the_reader_reads_qemus_streams() {
     assert_eq!(stream.section("cpu", 1).version, 10);
     qmp.execute("quit");
 }
+
+/// The other side cannot have its drive: it says so, and this side goes on with its own.
+#[test]
+fn a_drive_that_somebody_else_has() {
+    let images = tempfile::tempdir().expect("a directory");
+    let words = |name: &str| {
+        let path = images.path().join(name);
+        format!(
+            "-m 32M -display none -serial unix:serial,server=on,wait=off \
+             -qmp unix:qmp,server=on,wait=off -device virtio-blk-device,drive=d \
+             -drive if=none,id=d,format=raw,file={}",
+            path.display()
+        )
+    };
+    for name in ["ours", "theirs"] {
+        std::fs::write(images.path().join(name), [0; 4096]).expect("an image is written");
+    }
+    let source = guest(&words("ours")).start();
+    let mut qmp = source.qmp("qmp");
+    let third = guest(&words("theirs")).start();
+    assert_eq!(third.qmp("qmp").status(), "running");
+    let mut destination = guest(&format!("{} -incoming unix:here", words("theirs"))).start();
+    assert_eq!(destination.qmp("qmp").status(), "inmigrate");
+
+    let return_path = json!([{"capability": "return-path", "state": true}]);
+    qmp.execute_with("migrate-set-capabilities", json!({"capabilities": return_path}));
+    let uri = format!("unix:{}", destination.path("here").display());
+    qmp.execute_with("migrate", json!({"uri": uri}));
+    let reason = poll("the end of a migration", || {
+        let state = qmp.execute("query-migrate");
+        assert_ne!(state["status"], "completed");
+        (state["status"] == "failed").then(|| state["error-desc"].clone())
+    });
+    let sentence = format!(
+        "Failed to get \"write\" lock: is another process using the image [{}]?",
+        images.path().join("theirs").display()
+    );
+    assert_eq!(reason, format!("destination: {sentence}"));
+    assert_eq!(destination.exit_code(), 1);
+    assert!(destination.errors().contains(&sentence), "{}", destination.errors());
+    assert_eq!(qmp.status(), "running");
+    let mut serial = source.connect("serial");
+    serial.send("echo still here\r");
+    serial.expect("still here");
+    // Its drive is its own again.
+    let (code, _, errors) = guest(&words("ours")).run();
+    assert_eq!(code, 1);
+    assert!(errors.contains("Failed to get \"write\" lock"), "{errors}");
+}
