@@ -224,7 +224,7 @@ fn refusals_across_options() {
 fn refusals_of_our_own() {
     for (line, expect) in [
         ("-M foo", "unsupported machine type: \"foo\" (use -machine help to list supported"),
-        ("-M none -kernel x", "machine 'none' has nothing that would run it"),
+        ("-M none,kernel=x", "machine 'none' has nothing that would run it"),
         ("-M virt,acpi=on", "acpi=on: there are no ACPI tables; only acpi=off"),
         ("-M virt,acpi=foo", "Parameter 'acpi' does not accept value 'foo' (valid: off, auto)"),
         ("-M virt,aia=aplic", "aia=aplic: there is no APLIC or IMSIC; only aia=none"),
