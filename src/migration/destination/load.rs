@@ -113,6 +113,9 @@ impl Load {
     }
 
     fn give_up(&mut self, reason: &str) {
+        // What is refused before the source opens the path (a configuration) is told as well: with
+        // `return-path` on here, the source listens.
+        self.back.open |= self.settings.capabilities.has(Capability::ReturnPath);
         // The source may be gone; the reason is known here all the same.
         let _ = self.tell(&ReturnMessage::Reason(reason.to_owned()));
         let _ = self.tell(&ReturnMessage::Shut(1));

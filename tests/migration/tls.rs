@@ -1,0 +1,174 @@
+//! TLS between processes: each bad certificate is named at both ends, and peers that are silent or
+//! speak something else hold nothing up.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::harness::poll;
+use crate::side::Side;
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Issuer {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA")
+}
+
+/// A directory of credentials: `end` is `server` or `client`.
+fn credentials(dir: &Path, end: &str, host: &str, last_year: i32, by: &Issuer, trusted: &Issuer) {
+    std::fs::create_dir_all(dir).expect("a directory");
+    let mut params = CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, end);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(last_year, 2, 3);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![match end {
+        "server" => ExtendedKeyUsagePurpose::ServerAuth,
+        _ => ExtendedKeyUsagePurpose::ClientAuth,
+    }];
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&key, by).expect("a certificate");
+    let write = |name: &str, pem: String| std::fs::write(dir.join(name), pem).expect("a file");
+    write("ca-cert.pem", trusted.pem());
+    write(&format!("{end}-cert.pem"), certificate.pem());
+    write(&format!("{end}-key.pem"), key.serialize_pem());
+}
+
+/// Give a side its credentials. Those that are no good themselves are for the peer to find out.
+fn secure(side: &mut Side, dir: &Path, end: &str) {
+    let object = json!({"qom-type": "tls-creds-x509", "id": "tls0", "dir": dir, "endpoint": end,
+                        "verify-peer": true, "sanity-check": false});
+    side.qmp.execute_with("object-add", object);
+    side.set(json!({"tls-creds": "tls0"}));
+}
+
+#[test]
+fn certificates() {
+    let root: TempDir = tempfile::tempdir().expect("a directory");
+    let (ours, other) = (authority("our CA"), authority("other CA"));
+    let make = |name: &str, end: &str, host: &str, last_year: i32, by: &Issuer| {
+        credentials(&root.path().join(name), end, host, last_year, by, &ours);
+    };
+    make("server", "server", "127.0.0.1", 2120, &ours);
+    make("elsewhere", "server", "other.example", 2120, &ours);
+    make("expired", "server", "127.0.0.1", 2021, &ours);
+    make("foreign", "server", "127.0.0.1", 2120, &other);
+    make("client", "client", "client", 2120, &ours);
+    make("foreign-client", "client", "client", 2120, &other);
+    make("bare", "client", "client", 2120, &ours);
+    for file in ["client-cert.pem", "client-key.pem"] {
+        std::fs::remove_file(root.path().join("bare").join(file)).expect("a file");
+    }
+
+    let mut source = Side::source("");
+    // Under TLS 1.3 a client has finished its handshake before the server has seen its certificate;
+    // on the return path it hears of a refusal in any case.
+    source.switch("return-path", true);
+    for (client, server, says, peer_says) in [
+        (
+            "client",
+            "foreign",
+            "The certificate hasn't got a known issuer: server certificate \"CN=server\" was issued \
+             by \"CN=other CA\", which is not among the authorities in ",
+            "unknown CA: the peer does not know the issuer \"CN=other CA\" of our certificate",
+        ),
+        (
+            "client",
+            "expired",
+            "The certificate is not trusted: server certificate \"CN=server\" expired on 2021-02-03",
+            "certificate expired: the peer refuses our certificate \"CN=server\"",
+        ),
+        (
+            "client",
+            "elsewhere",
+            "Certificate does not match the hostname 127.0.0.1: server certificate \"CN=server\" \
+             is for other.example",
+            "bad certificate: the peer refuses our certificate \"CN=server\"",
+        ),
+        (
+            "bare",
+            "server",
+            "certificate required: the peer wants a certificate and we have none: there is no ",
+            "Verify failed: No certificate was found: the client sent none, and verify-peer is on",
+        ),
+        (
+            "foreign-client",
+            "server",
+            "unknown CA: the peer does not know the issuer \"CN=other CA\" of our certificate",
+            "The certificate hasn't got a known issuer: client certificate \"CN=client\" was issued \
+             by \"CN=other CA\"",
+        ),
+    ] {
+        secure(&mut source, &root.path().join(client), "client");
+        let mut destination = Side::destination("");
+        secure(&mut destination, &root.path().join(server), "server");
+        let uri = destination.listen_tcp();
+        source.migrate(&uri);
+        let said = source.fails();
+        assert!(said.contains(says), "{client} with {server}: {said}");
+        let heard = poll("what the destination says", || {
+            Some(destination.machine.errors()).filter(|errors| errors.ends_with('\n'))
+        });
+        assert!(heard.contains(peer_says), "{client} with {server}: {heard}");
+        source.set(json!({"tls-creds": ""}));
+        source.qmp.execute_with("object-del", json!({"id": "tls0"}));
+        source.lives();
+
+        // One that is not allowed in leaves the listener to those who are.
+        assert_eq!(destination.query()["status"], "setup");
+    }
+
+    secure(&mut source, &root.path().join("client"), "client");
+    // Not on the list.
+    let mut strict = Side::destination("-object authz-simple,id=only,identity=CN=somebody");
+    secure(&mut strict, &root.path().join("server"), "server");
+    strict.set(json!({"tls-authz": "only"}));
+    let uri = strict.listen_tcp();
+    source.migrate(&uri);
+    let said = source.fails();
+    assert!(said.contains("access denied: the peer refuses authorization"), "{said}");
+    let denied = "TLS x509 authz check for CN=client is denied: authorization refused for DN \
+                  \"CN=client\" by 'only'";
+    poll("the refusal", || strict.machine.errors().contains(denied).then_some(()));
+
+    // Speaks something else.
+    let web = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let uri = format!("tcp:{}", web.local_addr().expect("its address"));
+    source.migrate(&uri);
+    let (mut connection, _) = web.accept().expect("a connection");
+    connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("it is sent");
+    let said = source.fails();
+    assert!(said.contains("the peer is not speaking TLS: it has sent \"HTTP/1.1 400"), "{said}");
+
+    // Says nothing: monitors answer meanwhile, and a cancel ends it.
+    source.migrate(&uri);
+    let (_silent, _) = web.accept().expect("a connection");
+    assert_eq!(source.query()["status"], "setup");
+    source.lives();
+    source.qmp.execute("migrate_cancel");
+    assert_eq!(source.reaches("cancelled"), json!({"status": "cancelled"}));
+    source.lives();
+
+    // And a good one.
+    let mut destination = Side::destination("");
+    secure(&mut destination, &root.path().join("server"), "server");
+    destination.switch("return-path", true);
+    let uri = destination.listen_tcp();
+    source.migrate(&uri);
+    source.reaches("completed");
+    destination.reaches("completed");
+    destination.lives();
+}
