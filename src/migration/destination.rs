@@ -5,7 +5,9 @@
 //! is not a task of an arbiter. What the thread does with the machine goes through messages and
 //! through guest RAM; the machine does not run, so nobody else does.
 
+mod blocking;
 mod load;
+mod multifd;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,17 +17,20 @@ use actix::prelude::*;
 use serde_json::Value;
 use tokio::runtime::Handle as Runtime;
 
+use super::capability::Capability;
 use super::channel::{Address, Channel, ChannelControl};
 use super::message::{
     MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side, StartIncoming,
 };
+use super::ram::loader::Incoming;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
 use super::stream::{LoadError, StreamInput};
 use crate::actors::outlet::Outlet;
 use crate::machine::message::{Arrived, ReleaseDrives, TakeDrives};
 use crate::machine::vm::Exited;
-use load::Load;
+use load::{Connected, Load};
+use multifd::{Gathering, Opening};
 
 /// Why there is no channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +61,16 @@ pub trait Listen: Send + Sync {
 
 /// Guest memory as it is loaded.
 pub trait MemoryTarget: Send {
-    /// Take the first piece of the section.
-    fn begin(&mut self, version: u32, input: &mut StreamInput) -> Result<(), LoadError>;
-    /// Take a piece of the section.
-    fn piece(&mut self, input: &mut StreamInput) -> Result<(), LoadError>;
+    /// The section begins.
+    fn begin(&mut self, version: u32) -> Result<(), LoadError>;
+    /// Take a piece of the section. `flush` waits for all channels of a multifd migration.
+    fn piece(
+        &mut self,
+        input: &mut StreamInput,
+        flush: &mut dyn FnMut() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError>;
+    /// Where other channels put pages, once the section has begun.
+    fn incoming(&self) -> Option<Arc<[Incoming]>>;
 }
 
 /// Makes the memory of one migration.
@@ -123,6 +134,27 @@ impl MigrationDestination {
         if !addresses.is_empty() {
             self.peers.events.do_send(MigrationEvent::Listening(addresses));
         }
+        if settings.capabilities.has(Capability::Multifd) {
+            let mut gathering = Gathering::new(listener, &settings);
+            let connected = async move {
+                let main = gathering.main().await;
+                main.map(|main| (main, gathering))
+            };
+            ctx.spawn(connected.into_actor(self).map(
+                move |connected, this, ctx| match connected {
+                    Ok((Opening { channel, head }, gathering)) => {
+                        let uuid = this.peers.uuid;
+                        let (sides, taking) = multifd::prepare(gathering, &settings, uuid);
+                        ctx.spawn(taking.into_actor(this));
+                        let incoming =
+                            Connected { channel, head: head.to_vec(), sides: Some(sides) };
+                        this.load(incoming, settings, exit_on_error, ctx);
+                    }
+                    Err(reason) => this.fail(reason, exit_on_error),
+                },
+            ));
+            return;
+        }
         let connected = async move {
             loop {
                 match listener.accept().await {
@@ -135,7 +167,10 @@ impl MigrationDestination {
             }
         };
         ctx.spawn(connected.into_actor(self).map(move |connected, this, ctx| match connected {
-            Ok(channel) => this.load(channel, settings, exit_on_error, ctx),
+            Ok(channel) => {
+                let incoming = Connected { channel, head: Vec::new(), sides: None };
+                this.load(incoming, settings, exit_on_error, ctx);
+            }
             Err(reason) => this.fail(reason, exit_on_error),
         }));
     }
@@ -143,19 +178,19 @@ impl MigrationDestination {
     /// Connected: load.
     fn load(
         &mut self,
-        channel: Channel,
+        connected: Connected,
         settings: Settings,
         exit_on_error: bool,
         ctx: &mut Context<Self>,
     ) {
-        self.channel = Some(channel.control());
+        self.channel = Some(connected.channel.control());
         self.enter(MigrationState::Active);
         let memory = match (self.peers.memory)(&settings) {
             Ok(memory) => memory,
             Err(reason) => return self.fail(reason, exit_on_error),
         };
         let load =
-            Load::new(Arc::clone(&self.peers), settings, memory, channel, Runtime::current());
+            Load::new(Arc::clone(&self.peers), settings, memory, connected, Runtime::current());
         let thread = tokio::task::spawn_blocking(move || load.run());
         ctx.spawn(thread.into_actor(self).map(move |loaded, this, ctx| {
             let loaded = loaded

@@ -7,6 +7,7 @@
 //! there is one path out, and the one thing that can fail on it (the drives are somebody else's by
 //! now) is part of what is told.
 
+mod multifd;
 mod pace;
 mod run;
 mod throttle;
@@ -25,6 +26,7 @@ use super::message::{
     Settings, Side, StartMigration, StartPostcopy, UpdateParameters, XbzrleStats,
 };
 use super::parameters::Parameters;
+use super::ram::saver::RamSaver;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
 use crate::machine::message::{HandOver, Quiesce, Quiesced, ReleaseDrives, RunState, TakeRest};
@@ -52,6 +54,8 @@ pub trait Memory: Send {
     fn stopped(&mut self);
     /// Append pages until `out` has about `most` bytes; false if there are none left to send.
     fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc>;
+    /// Whose pages go elsewhere than into the stream; there once the section has begun.
+    fn saver(&mut self) -> Option<&mut RamSaver>;
     /// Append what ends a piece of the section.
     fn end_piece(&mut self, out: &mut Vec<u8>);
     /// Bytes of guest memory still to be sent.

@@ -5,17 +5,19 @@
 //! the load with a sentence.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle as Runtime;
 
+use super::blocking::{Blocking, Until};
+use super::multifd::SideChannels;
 use super::{DestinationPeers, MemoryTarget};
 use crate::cli::value::uuid_text;
 use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives, VmError};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{Channel, ChannelReader, ChannelWriter};
+use crate::migration::channel::{Channel, ChannelWriter};
 use crate::migration::message::Settings;
 use crate::migration::return_path::ReturnMessage;
 use crate::migration::sections::StateSource;
@@ -34,6 +36,7 @@ pub(super) struct Load {
     memory: Box<dyn MemoryTarget>,
     input: StreamInput,
     back: Back,
+    sides: Option<SideChannels>,
     runtime: Runtime,
     /// Sections that come in pieces (there is one, RAM), by the number that the stream gives them.
     pieces: HashMap<u32, String>,
@@ -48,16 +51,12 @@ struct Back {
     open: bool,
 }
 
-/// A channel's bytes, waited for on this thread.
-struct Blocking {
-    from: ChannelReader,
-    runtime: Runtime,
-}
-
-impl Read for Blocking {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.runtime.block_on(self.from.read(out))
-    }
+/// The connections of a migration.
+pub(super) struct Connected {
+    pub channel: Channel,
+    /// What has been read of it.
+    pub head: Vec<u8>,
+    pub sides: Option<SideChannels>,
 }
 
 impl Load {
@@ -65,17 +64,21 @@ impl Load {
         peers: Arc<DestinationPeers>,
         settings: Settings,
         memory: Box<dyn MemoryTarget>,
-        channel: Channel,
+        connected: Connected,
         runtime: Runtime,
     ) -> Self {
+        let Connected { channel, head, sides } = connected;
         let (from, to) = channel.split();
-        let from = Blocking { from, runtime: runtime.clone() };
+        let never = || -> Until { Box::pin(std::future::pending()) };
+        let until = sides.as_ref().map_or_else(never, SideChannels::breaks);
+        let from = Cursor::new(head).chain(Blocking::new(from, runtime.clone(), until));
         Self {
             peers,
             settings,
             memory,
             input: Input::new(Box::new(from)),
             back: Back { to, open: false },
+            sides,
             runtime,
             pieces: HashMap::new(),
             loaded: Vec::new(),
@@ -104,7 +107,10 @@ impl Load {
                 }
                 Ok(arrived)
             }
-            Err(LoadError { kind, cause }) => {
+            Err(error) => {
+                // The main channel was given up because of one beside it.
+                let first = self.sides.as_ref().and_then(SideChannels::failure);
+                let LoadError { kind, cause } = first.unwrap_or(error);
                 self.give_up(&cause);
                 let words = kind.words();
                 Err(ErrorDesc::from(format!("load of migration failed: {words}: {cause}")))
@@ -206,9 +212,11 @@ impl Load {
             || format!("error while loading state for instance 0x{instance:x} of device '{name}'");
         match name.as_str() {
             "ram" if instance == 0 && record == Record::SectionStart => {
-                self.memory
-                    .begin(version, &mut self.input)
-                    .map_err(|error| error.within(place()))?;
+                self.memory.begin(version).map_err(|error| error.within(place()))?;
+                if let (Some(sides), Some(blocks)) = (&mut self.sides, self.memory.incoming()) {
+                    sides.start(blocks);
+                }
+                self.memory_piece().map_err(|error| error.within(place()))?;
                 self.pieces.insert(id, name.clone());
                 if self.settings.capabilities.has(Capability::SwitchoverAck) {
                     // No device here needs time before it agrees.
@@ -264,12 +272,22 @@ impl Load {
     /// A later piece of RAM.
     fn piece(&mut self) -> Result<(), LoadError> {
         let id = self.input.u32()?;
-        let Some(name) = self.pieces.get(&id) else {
+        let Some(name) = self.pieces.get(&id).cloned() else {
             return Err(LoadError::invalid(format!("Unknown savevm section {id}")));
         };
         let place = || format!("error while loading state section id {id}({name})");
-        self.memory.piece(&mut self.input).map_err(|error| error.within(place()))?;
-        self.input.footer(id, name)
+        self.memory_piece().map_err(|error| error.within(place()))?;
+        self.input.footer(id, &name)
+    }
+
+    fn memory_piece(&mut self) -> Result<(), LoadError> {
+        let sides = &mut self.sides;
+        self.memory.piece(&mut self.input, &mut || match sides {
+            Some(sides) => sides.flush(),
+            None => Err(LoadError::invalid(
+                "Capability multifd is off, but the source sends over channels of that kind",
+            )),
+        })
     }
 
     fn command(&mut self) -> Result<(), LoadError> {

@@ -7,8 +7,7 @@ use std::time::Instant;
 use super::VERSION;
 use super::block::{BlockMemory, DirtyPages, RamBlock};
 use super::device::DeviceBlock;
-use super::flag;
-use super::loader::{LoadOptions, RamLoader, unknown_flags};
+use super::loader::{Incoming, LoadOptions, RamLoader};
 use super::saver::{Phase, RamOptions, RamSaver, Sent};
 use crate::cpu::inbox::Peers;
 use crate::machine::dirty_log::DirtyLog;
@@ -69,7 +68,7 @@ pub struct OutgoingMemory {
 }
 
 impl OutgoingMemory {
-    fn saver(&mut self) -> Result<&mut RamSaver, ErrorDesc> {
+    fn begun(&mut self) -> Result<&mut RamSaver, ErrorDesc> {
         self.saver.as_mut().ok_or_else(|| ErrorDesc::new("the section of memory was not begun"))
     }
 }
@@ -104,7 +103,7 @@ impl Memory for OutgoingMemory {
     }
 
     fn collect(&mut self) -> Result<u64, ErrorDesc> {
-        Ok(self.saver()?.sync(Instant::now()))
+        Ok(self.begun()?.sync(Instant::now()))
     }
 
     fn stopped(&mut self) {
@@ -116,7 +115,7 @@ impl Memory for OutgoingMemory {
     fn pages(&mut self, out: &mut Vec<u8>, most: usize) -> Result<bool, ErrorDesc> {
         // At least a page, or it would go on for ever.
         let budget = most.saturating_sub(out.len()).max(1);
-        let sent = self.saver()?.save_pages(out, budget);
+        let sent = self.begun()?.save_pages(out, budget);
         let sent = sent.map_err(|error| ErrorDesc::from(error.to_string()))?;
         Ok(sent == Sent::More)
     }
@@ -125,6 +124,10 @@ impl Memory for OutgoingMemory {
         if let Some(saver) = &mut self.saver {
             saver.end_piece(out);
         }
+    }
+
+    fn saver(&mut self) -> Option<&mut RamSaver> {
+        self.saver.as_mut()
     }
 
     fn remaining(&self) -> u64 {
@@ -150,20 +153,26 @@ pub struct IncomingMemory {
 }
 
 impl MemoryTarget for IncomingMemory {
-    fn begin(&mut self, version: u32, input: &mut StreamInput) -> Result<(), LoadError> {
+    fn begin(&mut self, version: u32) -> Result<(), LoadError> {
         RamLoader::check_version(version)?;
         let mut blocks = vec![self.memory.ram_block()];
         blocks.extend(self.memory.devices.iter().map(|device| device.block.clone()));
         let loader = RamLoader::new(blocks, self.options);
         self.loader = Some(loader.map_err(|error| LoadError::io(error.to_string()))?);
-        self.piece(input)
+        Ok(())
     }
 
-    fn piece(&mut self, input: &mut StreamInput) -> Result<(), LoadError> {
+    fn piece(
+        &mut self,
+        input: &mut StreamInput,
+        flush: &mut dyn FnMut() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
         let not_begun = || LoadError::invalid("a piece of the section ram before its beginning");
-        let loader = self.loader.as_mut().ok_or_else(not_begun)?;
-        // There are no channels to wait for.
-        loader.load(input, &mut || Err(unknown_flags(flag::MULTIFD_FLUSH)))
+        self.loader.as_mut().ok_or_else(not_begun)?.load(input, flush)
+    }
+
+    fn incoming(&self) -> Option<Arc<[Incoming]>> {
+        self.loader.as_ref().map(RamLoader::incoming)
     }
 }
 
@@ -209,11 +218,12 @@ mod tests {
         assert!(!from.ram.dirty_map().is_on());
 
         let mut input: StreamInput = Input::new(Box::new(std::io::Cursor::new(out)));
-        let early = to.incoming(&settings).piece(&mut Input::new(Box::new(std::io::empty())));
-        assert!(early.is_err());
-        incoming.begin(VERSION, &mut input).unwrap();
-        incoming.piece(&mut input).unwrap();
-        incoming.piece(&mut input).unwrap();
+        let mut flush = || Ok(());
+        assert!(to.incoming(&settings).piece(&mut input, &mut flush).is_err());
+        incoming.begin(VERSION).unwrap();
+        for _ in 0..3 {
+            incoming.piece(&mut input, &mut flush).unwrap();
+        }
         for page in 0..64 {
             let content = |m: &MachineMemory| {
                 let mut bytes = [1; PAGE_SIZE as usize];
@@ -223,6 +233,6 @@ mod tests {
             assert!(content(&from) == content(&to), "page {page}");
         }
         assert_eq!(flash.to_vec(), copy.to_vec());
-        assert!(to.incoming(&settings).begin(3, &mut input).is_err());
+        assert!(to.incoming(&settings).begin(3).is_err());
     }
 }

@@ -16,7 +16,7 @@ use crate::migration::parameters::MultifdCompression;
 use crate::migration::stream::{Input, LoadError};
 
 /// First word of a greeting and of a packet.
-const MAGIC: u32 = 0x1122_3344;
+pub const MAGIC: u32 = 0x1122_3344;
 /// Version of both.
 const VERSION: u32 = 1;
 /// Most bytes of pages in a packet.

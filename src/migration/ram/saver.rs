@@ -2,6 +2,7 @@
 //! written. The order within a round is that of the blocks and their pages; a page that was
 //! written again after its turn comes in the next.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::bitmap::PageBitmap;
@@ -249,6 +250,23 @@ impl RamSaver {
             next = remaining.next(page + 1);
         }
         Some(PageBatch { block, offsets })
+    }
+
+    /// Append those of a batch that are zero, and leave the others to a channel.
+    pub fn put_zeroes(&mut self, batch: &mut PageBatch, out: &mut Vec<u8>) -> Result<(), RamError> {
+        let Some(block) = self.blocks.get(batch.block) else { return Ok(()) };
+        let memory = Arc::clone(&block.block.memory);
+        let (mut normal, mut zero) = (Vec::new(), Vec::new());
+        for &offset in &batch.offsets {
+            if memory.is_zero(offset)? { &mut zero } else { &mut normal }.push(offset);
+        }
+        for &offset in &zero {
+            self.put_page_head(batch.block, offset, flag::ZERO, out);
+            out.push(0);
+        }
+        self.count(0, zero.len() as u64);
+        batch.offsets = normal;
+        Ok(())
     }
 
     /// Pages that a channel has sent.

@@ -1,6 +1,7 @@
 //! One migration, phase after phase. Every phase ends with `?`: see the parent module for what
 //! happens then.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::multifd::{self, SideChannels};
 use super::pace::Pace;
 use super::throttle::Convergence;
 use super::{Hold, Memory, Opened, Reporter, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{Address, ChannelControl, ChannelReader, ChannelWriter};
+use crate::migration::channel::{Address, Channel, ChannelControl, ChannelReader, ChannelWriter};
 use crate::migration::message::{Progress, Settings};
+use crate::migration::parameters::ZeroPageDetection;
+use crate::migration::ram::PAGE;
+use crate::migration::ram::multifd::PACKET_PAGES;
 use crate::migration::return_path::ReturnMessage;
 use crate::migration::sections;
 use crate::migration::status::{ErrorDesc, MigrationState};
@@ -48,6 +53,9 @@ pub(super) struct Run {
     settings: Settings,
     opened: Option<Opened>,
     line: Option<Line>,
+    /// Beside it, until memory is begun.
+    opened_sides: Vec<Channel>,
+    sides: Option<SideChannels>,
     hold: Arc<Hold>,
     convergence: Convergence,
     figures: Figures,
@@ -58,6 +66,8 @@ struct Line {
     to: ChannelWriter,
     control: ChannelControl,
     back: Option<mpsc::Receiver<Back>>,
+    /// What it brought before anybody waited for it.
+    early: VecDeque<ReturnMessage>,
     pace: Pace,
 }
 
@@ -132,6 +142,8 @@ impl Run {
             settings,
             opened: Some(opened),
             line: None,
+            opened_sides: Vec::new(),
+            sides: None,
             hold,
             convergence,
             figures: Figures::new(),
@@ -173,7 +185,11 @@ impl Run {
         let (from, to) = channel.split();
         let listens = self.has(Capability::ReturnPath) || self.has(Capability::SwitchoverAck);
         let back = listens.then(|| listen(from));
-        self.line = Some(Line { to, control, back, pace: Pace::new() });
+        self.line = Some(Line { to, control, back, early: VecDeque::new(), pace: Pace::new() });
+        if self.has(Capability::Multifd) {
+            let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid);
+            self.opened_sides = multifd::open(connect, &self.address, &self.settings, uuid).await?;
+        }
         Ok(())
     }
 
@@ -198,6 +214,14 @@ impl Run {
         memory.begin(&mut out)?;
         stream::put_footer(&mut out, RAM_ID);
         self.send(&out, memory).await?;
+        if self.has(Capability::Multifd) {
+            let saver = memory.saver().ok_or_else(no_line)?;
+            let blocks = saver.blocks().cloned().collect();
+            let channels = std::mem::take(&mut self.opened_sides);
+            self.sides = Some(SideChannels::new(channels, &blocks, &self.settings)?);
+            // Nothing may come before the destination knows the blocks.
+            self.flush_sides(memory).await?;
+        }
         self.figures.setup = self.figures.begun.elapsed();
         self.pass(memory);
         self.report(memory);
@@ -238,6 +262,7 @@ impl Run {
                 // Others on this thread (a cancellation) get their turn.
                 tokio::task::yield_now().await;
             }
+            self.flush_sides(memory).await?;
             self.figures.remaining_at_pass = memory.remaining();
             let parameters = self.wishes.borrow().parameters.clone();
             memory.set_parameters(&parameters);
@@ -258,6 +283,9 @@ impl Run {
         out: &mut Vec<u8>,
         memory: &mut dyn Memory,
     ) -> Result<bool, ErrorDesc> {
+        if self.sides.is_some() {
+            return self.packet(out, memory).await;
+        }
         out.clear();
         stream::put_piece_head(out, Record::SectionPart, RAM_ID);
         let head = out.len();
@@ -275,6 +303,117 @@ impl Run {
         }
         self.send(out, memory).await?;
         Ok(more)
+    }
+
+    /// Give the next pages to a channel beside the main one; false if none were left.
+    async fn packet(
+        &mut self,
+        out: &mut Vec<u8>,
+        memory: &mut dyn Memory,
+    ) -> Result<bool, ErrorDesc> {
+        while self.sides.as_ref().is_some_and(|sides| !sides.has_room()) {
+            self.side_progress(memory).await?;
+        }
+        let rate = self.rate();
+        let bytes = self.count_sides(memory);
+        let line = self.line.as_mut().ok_or_else(no_line)?;
+        if let Some(at) = line.pace.admit(bytes, rate) {
+            self.wait_until(at, memory).await;
+        }
+        let saver = memory.saver().ok_or_else(no_line)?;
+        let most = Pace::chunk(rate, PACKET_PAGES * PAGE) / PAGE;
+        let Some(mut batch) = saver.next_batch(most.max(1)) else { return Ok(false) };
+        if self.settings.parameters.zero_page_detection == ZeroPageDetection::Legacy {
+            out.clear();
+            stream::put_piece_head(out, Record::SectionPart, RAM_ID);
+            let head = out.len();
+            let found = saver.put_zeroes(&mut batch, out);
+            found.map_err(|error| ErrorDesc::from(error.to_string()))?;
+            if out.len() > head {
+                memory.end_piece(out);
+                stream::put_footer(out, RAM_ID);
+                self.send(out, memory).await?;
+            }
+        }
+        if !batch.offsets.is_empty()
+            && let Some(sides) = &mut self.sides
+        {
+            sides.send(batch);
+        }
+        Ok(true)
+    }
+
+    /// Wait for the channels beside the main one to have sent something; the figures go on being
+    /// told.
+    async fn side_progress(&mut self, memory: &dyn Memory) -> Result<(), ErrorDesc> {
+        loop {
+            let tick = self.next_tick();
+            let sides = self.sides.as_mut().ok_or_else(no_line)?;
+            let line = self.line.as_mut().ok_or_else(no_line)?;
+            let heard = async {
+                match &mut line.back {
+                    Some(back) => back.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let progress = tokio::select! {
+                biased;
+                progress = sides.progress() => Some(progress),
+                heard = heard => {
+                    line.early.push_back(judged(heard)?);
+                    None
+                }
+                () = tokio::time::sleep_until(tick) => None,
+            };
+            let stuck = sides.stuck();
+            if Instant::now() >= tick {
+                self.tick(memory);
+            }
+            match progress {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(reason)) => return Err(self.cause(reason.as_str()).await),
+                None => stuck?,
+            }
+        }
+    }
+
+    /// Take what those channels have sent into the figures; the bytes.
+    fn count_sides(&mut self, memory: &mut dyn Memory) -> usize {
+        let Some(sides) = &mut self.sides else { return 0 };
+        let (pages, bytes) = sides.take_sent();
+        if let Some(saver) = memory.saver() {
+            saver.count(pages.normal, pages.zero);
+        }
+        bytes
+    }
+
+    /// Have the destination wait until everything of the round has arrived over every channel.
+    async fn flush_sides(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        let Some(sides) = &mut self.sides else { return Ok(()) };
+        sides.sync();
+        while self.sides.as_ref().is_some_and(SideChannels::is_busy) {
+            self.side_progress(memory).await?;
+        }
+        let (bytes, rate) = (self.count_sides(memory), self.rate());
+        if let Some(line) = &mut self.line {
+            line.pace.admit(bytes, rate);
+        }
+        let mut out = Vec::new();
+        stream::put_piece_head(&mut out, Record::SectionPart, RAM_ID);
+        memory.saver().ok_or_else(no_line)?.put_flush(&mut out);
+        memory.end_piece(&mut out);
+        stream::put_footer(&mut out, RAM_ID);
+        self.send(&out, memory).await
+    }
+
+    /// Close the channels beside the main one, all of whose pages have been sent.
+    async fn end_sides(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        let Some(sides) = &mut self.sides else { return Ok(()) };
+        sides.end();
+        while self.sides.as_ref().is_some_and(SideChannels::is_busy) {
+            self.side_progress(memory).await?;
+        }
+        Ok(())
     }
 
     fn rate(&self) -> u64 {
@@ -337,6 +476,8 @@ impl Run {
         self.pass(memory);
         let mut out = Vec::with_capacity(CHUNK + (8 << 10));
         while self.piece(&mut out, memory).await? {}
+        self.flush_sides(memory).await?;
+        self.end_sides(memory).await?;
         out.clear();
         stream::put_piece_head(&mut out, Record::SectionEnd, RAM_ID);
         memory.end_piece(&mut out);
@@ -428,18 +569,11 @@ impl Run {
 
     /// The next message of the return path; a refusal is the error.
     async fn heard(&mut self) -> Result<ReturnMessage, ErrorDesc> {
-        let back = self.line.as_mut().and_then(|line| line.back.as_mut()).ok_or_else(no_line)?;
-        match back.recv().await {
-            Some(Back::Message(ReturnMessage::Reason(reason))) => Err(told(&reason)),
-            Some(Back::Message(ReturnMessage::Shut(value))) if value != 0 => {
-                Err(ErrorDesc::from(format!("the destination gave up (code {value})")))
-            }
-            Some(Back::Message(message)) => Ok(message),
-            Some(Back::End(Some(error))) => Err(ErrorDesc::from(format!("return path: {error}"))),
-            Some(Back::End(None)) | None => {
-                Err(ErrorDesc::new("the destination closed the connection before it was done"))
-            }
+        let line = self.line.as_mut().ok_or_else(no_line)?;
+        if let Some(early) = line.early.pop_front() {
+            return Ok(early);
         }
+        judged(line.back.as_mut().ok_or_else(no_line)?.recv().await)
     }
 
     /// Write; while it lasts, the figures go on being told.
@@ -518,7 +652,8 @@ impl Run {
 
     /// Bytes sent so far.
     fn transferred(&self) -> u64 {
-        self.line.as_ref().map_or(0, |line| line.control.bytes_written())
+        let main = self.line.as_ref().map_or(0, |line| line.control.bytes_written());
+        main + self.sides.as_ref().map_or(0, SideChannels::bytes_written)
     }
 
     fn report(&mut self, memory: &dyn Memory) {
@@ -529,6 +664,7 @@ impl Run {
         let after_setup = (total - figures.setup.min(total)).as_secs_f64();
         let mut ram = memory.stats();
         ram.transferred = transferred;
+        ram.multifd_bytes = self.sides.as_ref().map_or(0, SideChannels::bytes_written);
         ram.remaining = memory.remaining();
         ram.dirty_sync_count = figures.passes;
         ram.dirty_pages_rate = figures.dirty_pages_rate;
@@ -547,7 +683,8 @@ impl Run {
             bandwidth if bandwidth > 0.0 => (memory.remaining() as f64 / bandwidth) as u64,
             _ => self.wishes.borrow().parameters.downtime_limit,
         };
-        let idle = control.map(ChannelControl::idle).filter(|&idle| idle >= STALLED);
+        let side = self.sides.as_ref().and_then(SideChannels::idle).unwrap_or(Duration::MAX);
+        let idle = control.map(|c| c.idle().min(side)).filter(|&idle| idle >= STALLED);
         self.reporter.progress(Progress {
             ram,
             xbzrle: memory.xbzrle(),
@@ -558,6 +695,21 @@ impl Run {
             cpu_throttle_percentage: self.convergence.percent(),
             stalled: idle.map(millis),
         });
+    }
+}
+
+/// A message of the return path; a refusal is the error.
+fn judged(back: Option<Back>) -> Result<ReturnMessage, ErrorDesc> {
+    match back {
+        Some(Back::Message(ReturnMessage::Reason(reason))) => Err(told(&reason)),
+        Some(Back::Message(ReturnMessage::Shut(value))) if value != 0 => {
+            Err(ErrorDesc::from(format!("the destination gave up (code {value})")))
+        }
+        Some(Back::Message(message)) => Ok(message),
+        Some(Back::End(Some(error))) => Err(ErrorDesc::from(format!("return path: {error}"))),
+        Some(Back::End(None)) | None => {
+            Err(ErrorDesc::new("the destination closed the connection before it was done"))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Peers: a machine, a monitor, memory that says what it did, and channels of any fate.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,11 @@ use crate::migration::destination::{
     Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MemoryTarget,
     MigrationDestination,
 };
-use crate::migration::message::{MigrationEvent, RamStats, Settings, XbzrleStats};
+use crate::migration::message::{MigrationEvent, Progress, RamStats, Settings, XbzrleStats};
 use crate::migration::parameters::Parameters;
+use crate::migration::ram::loader::Incoming;
+use crate::migration::ram::machine::MachineMemory;
+use crate::migration::ram::saver::RamSaver;
 use crate::migration::sections::Sections;
 use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
 use crate::migration::status::{ErrorDesc, MigrationState, MigrationStatus};
@@ -84,6 +88,10 @@ impl Memory for FakeMemory {
         Ok(self.left > 0)
     }
 
+    fn saver(&mut self) -> Option<&mut RamSaver> {
+        None
+    }
+
     fn end_piece(&mut self, out: &mut Vec<u8>) {
         out.push(0);
     }
@@ -103,17 +111,26 @@ impl Memory for FakeMemory {
 
 /// What understands `FakeMemory`'s bytes.
 #[derive(Debug, Default)]
-struct FakeTarget;
+struct FakeTarget {
+    has_size: bool,
+}
 
 impl MemoryTarget for FakeTarget {
-    fn begin(&mut self, _: u32, input: &mut StreamInput) -> Result<(), LoadError> {
-        match input.u64()? {
-            PAGES => Ok(()),
-            other => Err(LoadError::invalid(format!("Size mismatch: {other} != {PAGES}"))),
-        }
+    fn begin(&mut self, _: u32) -> Result<(), LoadError> {
+        Ok(())
     }
 
-    fn piece(&mut self, input: &mut StreamInput) -> Result<(), LoadError> {
+    fn piece(
+        &mut self,
+        input: &mut StreamInput,
+        _: &mut dyn FnMut() -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        if !std::mem::replace(&mut self.has_size, true) {
+            return match input.u64()? {
+                PAGES => Ok(()),
+                other => Err(LoadError::invalid(format!("Size mismatch: {other} != {PAGES}"))),
+            };
+        }
         loop {
             match input.u8()? {
                 0 => return Ok(()),
@@ -121,6 +138,10 @@ impl MemoryTarget for FakeTarget {
                 other => return Err(LoadError::invalid(format!("Unknown page flag {other}"))),
             }
         }
+    }
+
+    fn incoming(&self) -> Option<Arc<[Incoming]>> {
+        None
     }
 }
 
@@ -130,13 +151,21 @@ pub(super) enum Line {
     /// Never answers.
     Silent,
     Open(Channel),
+    /// One after another; then it never answers.
+    Several(VecDeque<Channel>),
 }
 
 impl Connect for Mutex<Option<Line>> {
     fn connect(&self, _: &Address, _: &Settings) -> Opening {
-        let line = self.lock().take();
+        let mut held = self.lock();
+        let line = match &mut *held {
+            Some(Line::Several(channels)) => channels.pop_front().map(Line::Open),
+            _ => held.take(),
+        };
+        drop(held);
         Box::pin(async move {
             match line {
+                Some(Line::Several(_)) => unreachable!("they come one by one"),
                 Some(Line::Open(channel)) => Ok(channel),
                 Some(Line::Refused(reason)) => Err(ErrorDesc::new(reason)),
                 Some(Line::Silent) | None => std::future::pending().await,
@@ -145,15 +174,15 @@ impl Connect for Mutex<Option<Line>> {
     }
 }
 
-struct OneChannel(Option<Channel>);
+struct Queue(VecDeque<Channel>);
 
-impl Accept for OneChannel {
+impl Accept for Queue {
     fn addresses(&self) -> Vec<Value> {
         vec![serde_json::json!({"type": "unix", "path": "mock"})]
     }
 
     fn accept(&mut self) -> Accepting<'_> {
-        let channel = self.0.take();
+        let channel = self.0.pop_front();
         Box::pin(
             async move { channel.ok_or(AcceptError::Final(ErrorDesc::new("nobody connects"))) },
         )
@@ -166,7 +195,11 @@ impl Listen for Mutex<Option<Line>> {
         Box::pin(async move {
             match line {
                 Some(Line::Open(channel)) => {
-                    let accept: Box<dyn Accept> = Box::new(OneChannel(Some(channel)));
+                    let accept: Box<dyn Accept> = Box::new(Queue([channel].into()));
+                    Ok(accept)
+                }
+                Some(Line::Several(channels)) => {
+                    let accept: Box<dyn Accept> = Box::new(Queue(channels));
                     Ok(accept)
                 }
                 Some(Line::Refused(reason)) => Err(ErrorDesc::new(reason)),
@@ -210,6 +243,16 @@ impl Told {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("no {status}: {:?}", states_of(&self.seen));
+    }
+
+    /// The last figures.
+    pub fn progress(&mut self) -> Progress {
+        self.seen.extend(self.events.take());
+        let told = self.seen.iter().rev().find_map(|event| match event {
+            MigrationEvent::Progress(progress) => Some(progress),
+            _ => None,
+        });
+        told.map(|progress| progress.as_ref().clone()).unwrap_or_default()
     }
 
     /// Everything since the last `states`.
@@ -259,6 +302,11 @@ impl Connect for Shared<Mutex<Option<Line>>> {
 }
 
 pub(super) fn source(line: Line) -> SourceRig {
+    source_of(line, None)
+}
+
+/// With the memory of `machine`, or mocked memory.
+pub(super) fn source_of(line: Line, machine: Option<MachineMemory>) -> SourceRig {
     let told = Told::new();
     let (keeps, lost) = (Refusal::default(), Refusal::default());
     let refusal = Arc::clone(&lost);
@@ -275,7 +323,11 @@ pub(super) fn source(line: Line) -> SourceRig {
         Probe::<Quiesce>::answering(move |_| Ok(Quiesced::new(RunState::Running, back.clone())));
     let memory = {
         let (fault, again, log) = (Arc::clone(&fault), Arc::clone(&again), Arc::clone(&log));
-        Box::new(move |_: &Settings| {
+        Box::new(move |settings: &Settings| {
+            if let Some(machine) = &machine {
+                let memory: Box<dyn Memory> = Box::new(machine.outgoing(settings));
+                return Ok(memory);
+            }
             let memory: Box<dyn Memory> = Box::new(FakeMemory {
                 left: PAGES,
                 again: Arc::clone(&again),
@@ -314,6 +366,15 @@ pub(super) struct DestinationRig {
 }
 
 pub(super) fn destination(line: Line, machine: &str) -> DestinationRig {
+    destination_of(line, machine, None)
+}
+
+/// Into `memory`, or into a mock's.
+pub(super) fn destination_of(
+    line: Line,
+    machine: &str,
+    memory: Option<MachineMemory>,
+) -> DestinationRig {
     let told = Told::new();
     let arrived: Probe<Arrived> = Probe::answering(|_| Ok(()));
     let taken = Refusal::default();
@@ -328,7 +389,11 @@ pub(super) fn destination(line: Line, machine: &str) -> DestinationRig {
         arrived: arrived.recipient(),
         exit: exited.outlet(),
         listen: Box::new(Mutex::new(Some(line))),
-        memory: Box::new(|_| {
+        memory: Box::new(move |settings| {
+            if let Some(memory) = &memory {
+                let target: Box<dyn MemoryTarget> = Box::new(memory.incoming(settings));
+                return Ok(target);
+            }
             let target: Box<dyn MemoryTarget> = Box::<FakeTarget>::default();
             Ok(target)
         }),

@@ -2,4 +2,5 @@
 
 mod destination;
 mod mocks;
+mod multifd;
 mod source;
