@@ -1,16 +1,19 @@
 //! Handshakes, from either end, bounded in time.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use rustls::server::ServerSessionMemoryCache;
+use rustls::{ClientConfig, ProtocolVersion, ServerConfig};
+use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::error::Elapsed;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client};
 
 use super::credentials::X509Credentials;
 use super::error::HandshakeError;
@@ -20,6 +23,8 @@ use crate::objects::authz::Authorization;
 
 /// How long a handshake may take, unless somebody says otherwise.
 const BOUND: Duration = Duration::from_secs(10);
+/// How long a client waits to hear whether it is accepted. Other servers may say nothing.
+const VERDICT: Duration = Duration::from_millis(300);
 /// How long a refused peer is listened to, so that it learns why before the connection is gone.
 const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes it may say meanwhile.
@@ -100,8 +105,28 @@ where
     let wire = Wire::new(io, Arc::clone(&seen));
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, wire).into_fallible();
     let outcome = tokio::time::timeout(tls.bound, handshake).await;
-    let shaken = conclude(outcome, tls.bound, &seen, &refusal, credentials)?;
+    let mut shaken = conclude(outcome, tls.bound, &seen, &refusal, credentials)?;
+    if shaken.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+        && let Ok(Err(error)) = tokio::time::timeout(VERDICT, verdict(&mut shaken)).await
+    {
+        return Err(reason(&error, &seen, credentials));
+    }
     Ok(TlsStream::new(shaken, Arc::clone(credentials)))
+}
+
+/// Under TLS 1.3 a client is done before the server has seen its certificate, and one that only
+/// writes would not hear that it is refused. Our servers send a session ticket once they are
+/// content; what is not a ticket stays to be read.
+async fn verdict<S>(tls: &mut client::TlsStream<Wire<S>>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    poll_fn(|cx| match Pin::new(&mut *tls).poll_fill_buf(cx).map_ok(drop) {
+        Poll::Pending if tls.get_ref().1.tls13_tickets_received() == 0 => Poll::Pending,
+        Poll::Pending => Poll::Ready(Ok(())),
+        heard => heard,
+    })
+    .await
 }
 
 /// Shake hands as a server.
@@ -128,9 +153,9 @@ where
     let mut config = builder
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(refused)?;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    // The stream goes one way: nobody would read the tickets.
-    config.send_tls13_tickets = 0;
+    // No session is resumed. The ticket says that the client is accepted.
+    config.session_storage = ServerSessionMemoryCache::new(1);
+    config.send_tls13_tickets = 1;
     let seen = Arc::new(Seen::default());
     let wire = Wire::new(io, Arc::clone(&seen));
     let handshake = TlsAcceptor::from(Arc::new(config)).accept(wire).into_fallible();

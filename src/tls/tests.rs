@@ -392,23 +392,18 @@ async fn a_revoked_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn a_source_that_only_writes_learns_why_it_is_refused() {
+async fn a_client_that_is_refused_learns_it_before_it_writes() {
     let pki = Pki::new();
     let server = pki.server("server", |_| {});
     let bare = pki.path("bare");
     std::fs::copy(server.join("ca-cert.pem"), bare.join("ca-cert.pem")).unwrap();
     let (mut listener, address) = listener(Some(server_tls(&server))).await;
     let client_tls = Some(client_tls(&bare));
-    let writing = async {
+    let connecting = async {
         let context = ChannelContext { client_tls, ..ChannelContext::default() };
-        let mut channel = connect(&address, &context).await.unwrap();
-        loop {
-            if let Err(error) = channel.write_all(&[0; 1 << 16]).await {
-                return error.to_string();
-            }
-        }
+        connect(&address, &context).await.map(drop).unwrap_err().to_string()
     };
-    let (said, refused) = tokio::join!(writing, answer(&mut listener));
+    let (said, refused) = tokio::join!(connecting, answer(&mut listener));
     assert!(refused.starts_with("Verify failed: No certificate was found"), "{refused}");
     let expected =
         "TLS handshake failed: A TLS fatal alert has been received: certificate required";
