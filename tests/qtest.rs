@@ -317,7 +317,11 @@ fn libqtest_finds_what_it_expects() {
     };
     assert!(converse("").contains("\"QMP\""));
     assert_eq!(converse("{'execute': 'qmp_capabilities'}").trim_end(), "{\"return\": {}}");
-    let status = converse("{'execute': 'query-status'}");
+    let mut status = converse("{'execute': 'query-status'}");
+    if status.contains("RESUME") {
+        // The monitor was there before the machine ran.
+        status = converse("");
+    }
     assert!(status.contains("\"status\": \"running\", \"running\": true"), "{status}");
     // Paused, memory and devices answer as before.
     assert!(converse("{'execute': 'stop'}").contains("STOP"));

@@ -100,6 +100,17 @@ async fn machine(
         MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
         machine_info(&spec, &chardevs, objects.clone()),
     );
+    for (mode, backend) in monitors {
+        let Some(backend) = backend else { continue };
+        match mode {
+            MonitorMode::Hmp => {
+                hmp::session::attach(backend, monitor.clone());
+            }
+            MonitorMode::Qmp { pretty } => {
+                qmp::session::attach(backend, monitor.clone(), pretty);
+            }
+        }
+    }
     signals.machine(&machine);
     let qtest = qtest_log.and_then(|log| {
         let QtestParts { memory, gpios, clock, harts } = machine.qtest.take()?;
@@ -117,18 +128,6 @@ async fn machine(
     if let Some(Incoming::At { address, origin }) = spec.incoming {
         let listening = monitor.send(Listen(address)).await?;
         listening.map_err(|error| anyhow::anyhow!("{origin}: {}", error.desc))?;
-    }
-    // Clients meet a machine that has started, or waits as it was told to.
-    for (mode, backend) in monitors {
-        let Some(backend) = backend else { continue };
-        match mode {
-            MonitorMode::Hmp => {
-                hmp::session::attach(backend, monitor.clone());
-            }
-            MonitorMode::Qmp { pretty } => {
-                qmp::session::attach(backend, monitor.clone(), pretty);
-            }
-        }
     }
     ready()?;
     let code = exited.await?;

@@ -110,7 +110,10 @@ impl Side {
 
     /// The guest runs, and answers.
     pub fn lives(&mut self) {
-        assert_eq!(self.qmp.status(), "running");
+        // A client may be there before the machine runs for the first time.
+        let started =
+            poll("a start", || Some(self.qmp.status()).filter(|status| status != "prelaunch"));
+        assert_eq!(started, "running");
         self.serial.send("echo alive\r");
         self.serial.expect("\r\nalive\r\n> ");
     }
