@@ -1,7 +1,7 @@
 //! The serial port of `virt`: a 16550A (registers as National's PC16550D data sheet has them, the
 //! choices that it leaves open as QEMU makes them).
 //!
-//! [`registers`] is the register file, pure data; [`Uart`] is what it drives: the interrupt pin, the
+//! `registers` is the register file, pure data; [`Uart`] is what it drives: the interrupt pin, the
 //! timeout's timer and the talk with the character back end.
 //!
 //! Nothing is lost in either direction. Input arrives against credit and waits in `backlog` until

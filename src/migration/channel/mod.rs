@@ -1,6 +1,6 @@
 //! Channels: the byte streams that a migration goes over.
 //!
-//! An [`Address`] says where; [`connect`] opens it as the source, [`listen`] as the destination.
+//! An [`Address`] says where; [`connect()`] opens it as the source, [`listen()`] as the destination.
 //! What comes out is a [`Channel`], whatever is underneath; errors of its reads and writes are
 //! whole sentences. Nothing here blocks, and everything that waits ends when its future is
 //! dropped, or at [`ChannelControl::shutdown`].

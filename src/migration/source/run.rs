@@ -16,7 +16,9 @@ use super::throttle::Convergence;
 use super::{Hold, Memory, Opened, Reporter, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{Address, Channel, ChannelControl, ChannelReader, ChannelWriter};
+use crate::migration::channel::{
+    Address, Channel, ChannelControl, ChannelKind, ChannelReader, ChannelWriter,
+};
 use crate::migration::message::{Progress, Settings};
 use crate::migration::parameters::ZeroPageDetection;
 use crate::migration::ram::PAGE;
@@ -69,6 +71,9 @@ struct Line {
     /// What it brought before anybody waited for it.
     early: VecDeque<ReturnMessage>,
     pace: Pace,
+    /// Its end says whether what was written has arrived; a socket's does not: the destination may
+    /// have loaded everything and be gone.
+    end_tells: bool,
 }
 
 /// What the return path brought.
@@ -182,10 +187,13 @@ impl Run {
             let _ = opened.send(Ok(()));
         }
         let control = channel.control();
+        let kept = [ChannelKind::Command, ChannelKind::File, ChannelKind::Pipe];
+        let end_tells = kept.contains(&channel.kind());
         let (from, to) = channel.split();
         let listens = self.has(Capability::ReturnPath) || self.has(Capability::SwitchoverAck);
         let back = listens.then(|| listen(from));
-        self.line = Some(Line { to, control, back, early: VecDeque::new(), pace: Pace::new() });
+        let (early, pace) = (VecDeque::new(), Pace::new());
+        self.line = Some(Line { to, control, back, early, pace, end_tells });
         if self.has(Capability::Multifd) {
             let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid);
             self.opened_sides = multifd::open(connect, &self.address, &self.settings, uuid).await?;
@@ -544,7 +552,10 @@ impl Run {
             Some(_) => line.to.flush().await,
             None => line.to.shutdown().await,
         };
-        closed.map_err(|error| ErrorDesc::from(error.to_string()))
+        match closed {
+            Err(error) if line.end_tells => Err(ErrorDesc::from(error.to_string())),
+            _ => Ok(()),
+        }
     }
 
     /// Phase: with a return path, the destination's word that it has everything.
