@@ -10,12 +10,11 @@ use super::vm::Exited;
 use crate::actors::outlet::Outlet;
 use crate::migration::channel::{self, Address, ChannelContext, ChannelError, Listener};
 use crate::migration::destination::{
-    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MemoryTarget,
-    MigrationDestination,
+    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MigrationDestination,
 };
 use crate::migration::message::{MigrationEvent, Settings};
 use crate::migration::ram::machine::MachineMemory;
-use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
+use crate::migration::source::{Connect, MigrationSource, Opening, SourcePeers};
 use crate::migration::status::ErrorDesc;
 use crate::objects::Objects;
 
@@ -44,10 +43,7 @@ pub fn start(
         hand_over: machine.vm.clone().recipient(),
         vcpus: machine.vcpus.iter().map(|vcpu| vcpu.clone().recipient()).collect(),
         connect: Box::new(channels.clone()),
-        memory: Box::new(move |settings| {
-            let memory: Box<dyn Memory> = Box::new(outgoing.outgoing(settings));
-            Ok(memory)
-        }),
+        memory: Box::new(move |settings| Box::new(outgoing.outgoing(settings))),
         sections: machine.sections.clone(),
         machine: MACHINE.to_owned(),
         uuid,
@@ -59,10 +55,7 @@ pub fn start(
         arrived: machine.vm.clone().recipient(),
         exit,
         listen: Box::new(channels),
-        memory: Box::new(move |settings| {
-            let memory: Box<dyn MemoryTarget> = Box::new(incoming.incoming(settings));
-            Ok(memory)
-        }),
+        memory: Box::new(move |settings| Box::new(incoming.incoming(settings))),
         sections: machine.sections.clone(),
         machine: MACHINE.to_owned(),
         uuid,

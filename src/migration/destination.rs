@@ -74,8 +74,7 @@ pub trait MemoryTarget: Send {
 }
 
 /// Makes the memory of one migration.
-pub type MakeTarget =
-    Box<dyn Fn(&Settings) -> Result<Box<dyn MemoryTarget>, ErrorDesc> + Send + Sync>;
+pub type MakeTarget = Box<dyn Fn(&Settings) -> Box<dyn MemoryTarget> + Send + Sync>;
 
 /// What the destination works with.
 pub struct DestinationPeers {
@@ -185,10 +184,7 @@ impl MigrationDestination {
     ) {
         self.channel = Some(connected.channel.control());
         self.enter(MigrationState::Active);
-        let memory = match (self.peers.memory)(&settings) {
-            Ok(memory) => memory,
-            Err(reason) => return self.fail(reason, exit_on_error),
-        };
+        let memory = (self.peers.memory)(&settings);
         let load =
             Load::new(Arc::clone(&self.peers), settings, memory, connected, Runtime::current());
         let thread = tokio::task::spawn_blocking(move || load.run());
@@ -272,10 +268,7 @@ impl Handler<PauseMigration> for MigrationDestination {
     type Result = Result<(), ErrorDesc>;
 
     fn handle(&mut self, _: PauseMigration, _: &mut Self::Context) -> Self::Result {
-        Err(ErrorDesc::new(
-            "migrate-pause is currently only supported during postcopy-active or \
-             postcopy-recover state",
-        ))
+        Err(ErrorDesc::not_postcopy())
     }
 }
 

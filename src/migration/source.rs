@@ -67,7 +67,7 @@ pub trait Memory: Send {
 }
 
 /// Makes the memory of one migration.
-pub type MakeMemory = Box<dyn Fn(&Settings) -> Result<Box<dyn Memory>, ErrorDesc> + Send + Sync>;
+pub type MakeMemory = Box<dyn Fn(&Settings) -> Box<dyn Memory> + Send + Sync>;
 
 /// What the source works with.
 pub struct SourcePeers {
@@ -218,11 +218,12 @@ async fn supervise(
     hold: Arc<Hold>,
 ) {
     let mut work = actix::spawn(run.phases());
+    let died = |died| Stopped::Failed(ErrorDesc::of_task(died, "the migration's source"));
     let outcome = tokio::select! {
         biased;
         ended = &mut work => match ended {
             Ok(result) => result.map_err(Stopped::Failed),
-            Err(died) => Err(Stopped::Failed(ErrorDesc::of_task(died, "the migration's source"))),
+            Err(error) => Err(died(error)),
         },
         // Also when the actor is gone.
         _ = wishes.wait_for(|wishes| wishes.cancel) => {
@@ -230,8 +231,8 @@ async fn supervise(
             match work.await {
                 // It had ended in that moment.
                 Ok(result) => result.map_err(Stopped::Failed),
-                Err(died) if died.is_cancelled() => Err(Stopped::Cancelled),
-                Err(died) => Err(Stopped::Failed(ErrorDesc::of_task(died, "the migration's source"))),
+                Err(error) if error.is_cancelled() => Err(Stopped::Cancelled),
+                Err(error) => Err(died(error)),
             }
         }
     };
@@ -357,9 +358,7 @@ impl Handler<PauseMigration> for MigrationSource {
     type Result = Result<(), ErrorDesc>;
 
     fn handle(&mut self, _: PauseMigration, _: &mut Self::Context) -> Self::Result {
-        Err(ErrorDesc::new(
-            "migrate-pause is currently only supported during postcopy-active or postcopy-recover state",
-        ))
+        Err(ErrorDesc::not_postcopy())
     }
 }
 

@@ -83,6 +83,14 @@ impl ErrorDesc {
         &self.0
     }
 
+    /// What refuses `migrate-pause`, on either side.
+    pub(super) fn not_postcopy() -> Self {
+        Self::new(
+            "migrate-pause is currently only supported during postcopy-active or \
+             postcopy-recover state",
+        )
+    }
+
     /// Why a task that did `what` has no result: what its panic said.
     pub(super) fn of_task(died: tokio::task::JoinError, what: &str) -> Self {
         match died.try_into_panic() {

@@ -1,6 +1,9 @@
 //! One migration, phase after phase. Every phase ends with `?`: see the parent module for what
 //! happens then.
 
+mod back;
+mod figures;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +19,8 @@ use super::throttle::Convergence;
 use super::{Hold, Memory, Opened, Reporter, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{
-    Address, Channel, ChannelControl, ChannelKind, ChannelReader, ChannelWriter,
-};
-use crate::migration::message::{Progress, Settings};
+use crate::migration::channel::{Address, Channel, ChannelControl, ChannelKind, ChannelWriter};
+use crate::migration::message::Settings;
 use crate::migration::parameters::ZeroPageDetection;
 use crate::migration::ram::PAGE;
 use crate::migration::ram::multifd::PACKET_PAGES;
@@ -29,17 +30,13 @@ use crate::migration::status::{ErrorDesc, MigrationState};
 use crate::migration::stream::{self, Record, StreamCommand};
 use crate::migration::vmstate;
 use crate::migration::vmstate::machine::{Configuration, GlobalState};
+use back::{Back, judged, listen, told};
+use figures::Figures;
 
 /// Bytes that are made before they are written.
 const CHUNK: usize = 512 << 10;
-/// How often figures are told, and the bandwidth is measured.
-const TICK: Duration = Duration::from_millis(100);
-/// Without a byte taken for this long, a peer counts as stalled.
-const STALLED: Duration = Duration::from_secs(1);
 /// How long a destination that has hung up may take to say why.
 const REASON_WAIT: Duration = Duration::from_secs(1);
-/// Messages of the return path that wait to be looked at; a peer that sends more waits too.
-const BACKLOG: usize = 64;
 /// The section id of RAM. QEMU's has the same: what it registers before are `timer` and a network
 /// that we number and do not have.
 const RAM_ID: u32 = 2;
@@ -76,58 +73,6 @@ struct Line {
     end_tells: bool,
 }
 
-/// What the return path brought.
-#[derive(Debug)]
-enum Back {
-    Message(ReturnMessage),
-    /// It ended; with a sentence if that was an error.
-    End(Option<String>),
-}
-
-/// What the figures are made of.
-struct Figures {
-    begun: Instant,
-    setup: Duration,
-    stopped: Option<Instant>,
-    downtime: Option<Duration>,
-    /// When the window began that bandwidth is measured over, and what had been sent then.
-    window: Instant,
-    window_bytes: u64,
-    window_pages: u64,
-    /// bytes/ms
-    bandwidth: f64,
-    pages_per_second: u64,
-    passes: u64,
-    remaining_at_pass: u64,
-    pass_begun: Instant,
-    dirty_pages_rate: u64,
-}
-
-impl Figures {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            begun: now,
-            setup: Duration::ZERO,
-            stopped: None,
-            downtime: None,
-            window: now,
-            window_bytes: 0,
-            window_pages: 0,
-            bandwidth: 0.0,
-            pages_per_second: 0,
-            passes: 0,
-            remaining_at_pass: 0,
-            pass_begun: now,
-            dirty_pages_rate: 0,
-        }
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().min(u128::from(u64::MAX)) as u64
-}
-
 impl Run {
     pub(super) fn new(
         peers: Arc<SourcePeers>,
@@ -158,7 +103,7 @@ impl Run {
     /// Migrate.
     pub(super) async fn phases(mut self) -> Result<(), ErrorDesc> {
         self.open().await?;
-        let mut memory = (self.peers.memory)(&self.settings)?;
+        let mut memory = (self.peers.memory)(&self.settings);
         self.begin(memory.as_mut()).await?;
         self.precopy(memory.as_mut()).await?;
         self.stop_machine(memory.as_mut()).await?;
@@ -246,20 +191,6 @@ impl Run {
             capabilities: on.map(|c| c.name().to_owned()).collect(),
             uuid: self.has(Capability::ValidateUuid).then_some(self.peers.uuid),
         }
-    }
-
-    /// A pass over memory begins.
-    fn pass(&mut self, memory: &dyn Memory) {
-        let figures = &mut self.figures;
-        figures.passes += 1;
-        let seconds = figures.pass_begun.elapsed().as_secs_f64();
-        if figures.passes > 1 && seconds > 0.0 {
-            let dirty = memory.remaining().saturating_sub(figures.remaining_at_pass);
-            figures.dirty_pages_rate = (dirty as f64 / 4096.0 / seconds) as u64;
-        }
-        figures.remaining_at_pass = memory.remaining();
-        figures.pass_begun = Instant::now();
-        self.reporter.pass(figures.passes);
     }
 
     /// Phase: memory, while the machine runs, until what is left fits into the downtime.
@@ -638,112 +569,11 @@ impl Run {
         }
     }
 
-    fn next_tick(&self) -> Instant {
-        self.figures.window + TICK
-    }
-
-    /// Measure the bandwidth, and tell how it goes.
-    fn tick(&mut self, memory: &dyn Memory) {
-        let stats = memory.stats();
-        let sent = self.transferred();
-        let pages = stats.normal + stats.duplicate;
-        let figures = &mut self.figures;
-        let elapsed = figures.window.elapsed().as_secs_f64();
-        if elapsed > 0.0 {
-            let bytes = sent.saturating_sub(figures.window_bytes);
-            figures.bandwidth = bytes as f64 / (elapsed * 1000.0);
-            let pages = pages.saturating_sub(figures.window_pages);
-            figures.pages_per_second = (pages as f64 / elapsed) as u64;
-        }
-        figures.window = Instant::now();
-        figures.window_bytes = sent;
-        figures.window_pages = pages;
-        self.report(memory);
-    }
-
     /// Bytes sent so far.
     fn transferred(&self) -> u64 {
         let main = self.line.as_ref().map_or(0, |line| line.control.bytes_written());
         main + self.sides.as_ref().map_or(0, SideChannels::bytes_written)
     }
-
-    fn report(&mut self, memory: &dyn Memory) {
-        let figures = &self.figures;
-        let control = self.line.as_ref().map(|line| &line.control);
-        let transferred = self.transferred();
-        let total = figures.begun.elapsed();
-        let after_setup = (total - figures.setup.min(total)).as_secs_f64();
-        let mut ram = memory.stats();
-        ram.transferred = transferred;
-        ram.multifd_bytes = self.sides.as_ref().map_or(0, SideChannels::bytes_written);
-        ram.remaining = memory.remaining();
-        ram.dirty_sync_count = figures.passes;
-        ram.dirty_pages_rate = figures.dirty_pages_rate;
-        ram.pages_per_second = figures.pages_per_second;
-        ram.mbps =
-            if after_setup > 0.0 { transferred as f64 * 8.0 / after_setup / 1e6 } else { 0.0 };
-        match self.hold.was() {
-            None => ram.precopy_bytes = transferred,
-            Some(_) => {
-                let before = self.reporter.last.lock().progress.ram.precopy_bytes;
-                ram.precopy_bytes = before;
-                ram.downtime_bytes = transferred.saturating_sub(before);
-            }
-        }
-        let expected = match figures.bandwidth {
-            bandwidth if bandwidth > 0.0 => (memory.remaining() as f64 / bandwidth) as u64,
-            _ => self.wishes.borrow().parameters.downtime_limit,
-        };
-        let side = self.sides.as_ref().and_then(SideChannels::idle).unwrap_or(Duration::MAX);
-        let idle = control.map(|c| c.idle().min(side)).filter(|&idle| idle >= STALLED);
-        self.reporter.progress(Progress {
-            ram,
-            xbzrle: memory.xbzrle(),
-            total_time: millis(total),
-            setup_time: millis(figures.setup),
-            downtime: figures.downtime.map(millis),
-            expected_downtime: Some(expected),
-            cpu_throttle_percentage: self.convergence.percent(),
-            stalled: idle.map(millis),
-        });
-    }
-}
-
-/// A message of the return path; a refusal is the error.
-fn judged(back: Option<Back>) -> Result<ReturnMessage, ErrorDesc> {
-    match back {
-        Some(Back::Message(ReturnMessage::Reason(reason))) => Err(told(&reason)),
-        Some(Back::Message(ReturnMessage::Shut(value))) if value != 0 => {
-            Err(ErrorDesc::from(format!("the destination gave up (code {value})")))
-        }
-        Some(Back::Message(message)) => Ok(message),
-        Some(Back::End(Some(error))) => Err(ErrorDesc::from(format!("return path: {error}"))),
-        Some(Back::End(None)) | None => {
-            Err(ErrorDesc::new("the destination closed the connection before it was done"))
-        }
-    }
-}
-
-/// Read the return path until it ends.
-fn listen(mut from: ChannelReader) -> mpsc::Receiver<Back> {
-    let (to, back) = mpsc::channel(BACKLOG);
-    actix::spawn(async move {
-        loop {
-            let read = tokio::select! {
-                read = ReturnMessage::read(&mut from) => read,
-                () = to.closed() => return,
-            };
-            let (heard, ends) = match read {
-                Ok(Some(message)) => (Back::Message(message), false),
-                Ok(None) => (Back::End(None), true),
-                Err(error) => (Back::End(Some(error.to_string())), true),
-            };
-            if to.send(heard).await.is_err() || ends {
-                return;
-            }
-        }
-    });
-    back
 }
 
 fn put_section(out: &mut Vec<u8>, id: u32, name: &str, instance: u32, section: &vmstate::Section) {
@@ -754,10 +584,6 @@ fn put_section(out: &mut Vec<u8>, id: u32, name: &str, instance: u32, section: &
 
 fn saved<S: vmstate::VmState>(state: &mut S) -> Result<vmstate::Section, ErrorDesc> {
     vmstate::save(state).map_err(|error| ErrorDesc::from(error.to_string()))
-}
-
-fn told(reason: &str) -> ErrorDesc {
-    ErrorDesc::from(format!("destination: {reason}"))
 }
 
 fn unexpected(message: &ReturnMessage) -> ErrorDesc {

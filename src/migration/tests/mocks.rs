@@ -323,19 +323,17 @@ pub(super) fn source_of(line: Line, machine: Option<MachineMemory>) -> SourceRig
         Probe::<Quiesce>::answering(move |_| Ok(Quiesced::new(RunState::Running, back.clone())));
     let memory = {
         let (fault, again, log) = (Arc::clone(&fault), Arc::clone(&again), Arc::clone(&log));
-        Box::new(move |settings: &Settings| {
+        Box::new(move |settings: &Settings| -> Box<dyn Memory> {
             if let Some(machine) = &machine {
-                let memory: Box<dyn Memory> = Box::new(machine.outgoing(settings));
-                return Ok(memory);
+                return Box::new(machine.outgoing(settings));
             }
-            let memory: Box<dyn Memory> = Box::new(FakeMemory {
+            Box::new(FakeMemory {
                 left: PAGES,
                 again: Arc::clone(&again),
                 fault: *fault.lock(),
                 sent: 0,
                 _log: Arc::clone(&log),
-            });
-            Ok(memory)
+            })
         })
     };
     let peers = SourcePeers {
@@ -391,11 +389,9 @@ pub(super) fn destination_of(
         listen: Box::new(Mutex::new(Some(line))),
         memory: Box::new(move |settings| {
             if let Some(memory) = &memory {
-                let target: Box<dyn MemoryTarget> = Box::new(memory.incoming(settings));
-                return Ok(target);
+                return Box::new(memory.incoming(settings));
             }
-            let target: Box<dyn MemoryTarget> = Box::<FakeTarget>::default();
-            Ok(target)
+            Box::<FakeTarget>::default()
         }),
         sections: Sections::default(),
         machine: machine.to_owned(),
