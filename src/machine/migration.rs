@@ -76,7 +76,8 @@ struct Channels(Objects);
 impl Channels {
     fn context_of_source(&self, settings: &Settings) -> Result<ChannelContext, ErrorDesc> {
         let parameters = &settings.parameters;
-        let mut context = ChannelContext::default();
+        let direct_io = settings.direct_io();
+        let mut context = ChannelContext { direct_io, ..ChannelContext::default() };
         if !parameters.tls_creds.is_empty() {
             let hostname = Some(parameters.tls_hostname.as_str());
             let tls = self.0.client_tls(&parameters.tls_creds, hostname);
@@ -87,7 +88,8 @@ impl Channels {
 
     fn context_of_destination(&self, settings: &Settings) -> Result<ChannelContext, ErrorDesc> {
         let parameters = &settings.parameters;
-        let mut context = ChannelContext::default();
+        let direct_io = settings.direct_io();
+        let mut context = ChannelContext { direct_io, ..ChannelContext::default() };
         if !parameters.tls_creds.is_empty() {
             let authz = Some(parameters.tls_authz.as_str());
             let tls = self.0.server_tls(&parameters.tls_creds, authz);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::Message;
 use serde_json::Value;
 
-use super::capability::Capabilities;
+use super::capability::{Capabilities, Capability};
 use super::channel::Address;
 use super::parameters::Parameters;
 use super::status::{ErrorDesc, MigrationState};
@@ -15,6 +15,15 @@ use super::status::{ErrorDesc, MigrationState};
 pub struct Settings {
     pub capabilities: Capabilities,
     pub parameters: Parameters,
+}
+
+impl Settings {
+    /// Whether pages go past the host's cache. Only files have one, and only channels beside the
+    /// main one write whole pages alone.
+    pub fn direct_io(&self) -> bool {
+        let both = [Capability::MappedRam, Capability::Multifd];
+        self.parameters.direct_io && both.into_iter().all(|c| self.capabilities.has(c))
+    }
 }
 
 /// Figures of a migration under way, in QAPI's units (`MigrationInfo`, `MigrationStats`).

@@ -16,8 +16,17 @@ pub trait FdSource: Debug + Send + Sync {
     /// The descriptor that `getfd` received under this name; it is the caller's from now on.
     fn take(&self, name: &str) -> Option<OwnedFd>;
 
-    /// A duplicate of a member of a set of `add-fd`: one that can be written, or read.
-    fn member_of(&self, set: u64, writable: bool) -> Option<OwnedFd>;
+    /// A duplicate of a member of a set of `add-fd`: one that was opened for this.
+    fn member_of(&self, set: u64, usage: FdUsage) -> Option<OwnedFd>;
+}
+
+/// What a descriptor of a file is to be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdUsage {
+    /// It is written, or read.
+    pub writable: bool,
+    /// Opened with `O_DIRECT`; the others are not.
+    pub direct: bool,
 }
 
 /// No client has given any.
@@ -29,7 +38,7 @@ impl FdSource for NoDescriptors {
         None
     }
 
-    fn member_of(&self, _: u64, _: bool) -> Option<OwnedFd> {
+    fn member_of(&self, _: u64, _: FdUsage) -> Option<OwnedFd> {
         None
     }
 }
@@ -44,6 +53,8 @@ pub struct ChannelContext {
     pub client_tls: Option<ClientTls>,
     /// Shake hands on what connects.
     pub server_tls: Option<ServerTls>,
+    /// Open a file once more, for pages past the host's cache.
+    pub direct_io: bool,
 }
 
 impl Default for ChannelContext {
@@ -53,6 +64,7 @@ impl Default for ChannelContext {
             resolver: None,
             client_tls: None,
             server_tls: None,
+            direct_io: false,
         }
     }
 }
@@ -85,7 +97,7 @@ async fn connect_plain(
         Address::Unix(unix) => socket::connect_unix(unix).await,
         Address::Vsock { cid, port } => socket::connect_vsock(cid, port).await,
         Address::Exec(words) => command::spawn(words),
-        Address::File { path, offset } => file::create(path, *offset, &*context.descriptors).await,
+        Address::File { path, offset } => file::create(path, *offset, context).await,
         Address::Fd(name) => {
             let given = context.descriptors.take(name).or_else(|| {
                 let number = name.parse().ok().filter(|&number| number > 2)?;

@@ -2,20 +2,20 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
-use super::connect::FdSource;
+use super::connect::{ChannelContext, FdSource, FdUsage};
 use super::error::ChannelError;
-use super::{Channel, ChannelKind, socket};
+use super::{Channel, ChannelControl, ChannelKind, Shared, socket};
 use crate::chardev::fd::PollFd;
 use crate::qmp::error::os_words;
 
@@ -26,18 +26,18 @@ const CHUNK: usize = 1 << 20;
 /// Where members of `add-fd`'s sets are found.
 const FD_SET: &str = "/dev/fdset/";
 
-/// The file underneath a channel: access at any position, and the stream's own position in it.
+/// The file underneath a channel: access at any position, and the stream's own position in it. What
+/// goes through here counts as the channel's, and ends with it.
 #[derive(Debug, Clone)]
 pub struct FileAccess {
     file: Arc<std::fs::File>,
+    /// The same file, opened once more for direct I/O if that was asked for.
+    direct: Option<Arc<std::fs::File>>,
     position: Arc<AtomicU64>,
+    control: ChannelControl,
 }
 
 impl FileAccess {
-    fn new(file: std::fs::File, position: u64) -> Self {
-        Self { file: Arc::new(file), position: Arc::new(AtomicU64::new(position)) }
-    }
-
     /// Where the stream's next byte goes or comes from, in bytes from the file's start. True once
     /// the stream is flushed.
     pub fn position(&self) -> u64 {
@@ -49,23 +49,49 @@ impl FileAccess {
         self.position.store(position, Ordering::Release);
     }
 
-    /// Fill `bytes` from `offset`; blocks for as long as the disk does.
-    pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(bytes, offset).map_err(|error| sentence("read from", error))
+    /// The same file for whole pages at multiples of a page, from and into memory aligned to one:
+    /// past the host's cache, if that was asked for.
+    pub fn for_pages(&self) -> Self {
+        match &self.direct {
+            Some(direct) => Self { file: Arc::clone(direct), ..self.clone() },
+            None => self.clone(),
+        }
+    }
+}
+
+/// Everything blocks for as long as the disk does.
+impl FileExt for FileAccess {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let Shared { read, .. } = &*self.control.0;
+        self.control.0.check()?;
+        let length = self.file.read_at(bytes, offset);
+        let length = length.map_err(|error| sentence("read from", error))?;
+        self.control.0.count(read, length);
+        Ok(length)
     }
 
-    /// Write all of `bytes` at `offset`; blocks likewise.
-    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|error| sentence("write to", error))
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let Shared { written, .. } = &*self.control.0;
+        self.control.0.check()?;
+        let length = self.file.write_at(bytes, offset);
+        let length = length.map_err(|error| sentence("write to", error))?;
+        self.control.0.count(written, length);
+        Ok(length)
     }
 
-    /// Bytes in the file.
-    pub fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
-    }
-
-    pub fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
+    fn read_exact_at(&self, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.read_at(bytes, offset) {
+                Ok(0) => return Err(sentence("read from", io::ErrorKind::UnexpectedEof.into())),
+                Ok(length) => {
+                    bytes = &mut bytes[length..];
+                    offset += length as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -80,7 +106,8 @@ fn sentence(verb: &str, error: io::Error) -> io::Error {
 
 /// A file as a stream. The host's calls run on threads of their own.
 struct FileStream {
-    access: FileAccess,
+    file: Arc<std::fs::File>,
+    position: Arc<AtomicU64>,
     busy: Option<Busy>,
     /// An error of a write that had been accepted.
     failed: Option<io::Error>,
@@ -92,10 +119,6 @@ enum Busy {
 }
 
 impl FileStream {
-    fn new(access: FileAccess) -> Self {
-        Self { access, busy: None, failed: None }
-    }
-
     /// Wait for what is under way; bytes that were read come back.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
         if let Some(error) = self.failed.take() {
@@ -121,14 +144,15 @@ impl AsyncRead for FileStream {
             if let Some(bytes) = ready!(self.poll_idle(cx))? {
                 let taken = bytes.len().min(buf.remaining());
                 buf.put_slice(&bytes[..taken]);
-                self.access.position.fetch_add(taken as u64, Ordering::AcqRel);
+                self.position.fetch_add(taken as u64, Ordering::AcqRel);
                 return Poll::Ready(Ok(()));
             }
             let wanted = buf.remaining().min(CHUNK);
             if wanted == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let (file, position) = (Arc::clone(&self.access.file), self.access.position());
+            let file = Arc::clone(&self.file);
+            let position = self.position.load(Ordering::Acquire);
             self.busy = Some(Busy::Reading(tokio::task::spawn_blocking(move || {
                 let mut bytes = vec![0; wanted];
                 let read = file.read_at(&mut bytes, position)?;
@@ -149,8 +173,8 @@ impl AsyncWrite for FileStream {
         ready!(self.poll_idle(cx))?;
         let chunk = bytes[..bytes.len().min(CHUNK)].to_vec();
         let length = chunk.len();
-        let file = Arc::clone(&self.access.file);
-        let position = self.access.position.fetch_add(length as u64, Ordering::AcqRel);
+        let file = Arc::clone(&self.file);
+        let position = self.position.fetch_add(length as u64, Ordering::AcqRel);
         self.busy = Some(Busy::Writing(tokio::task::spawn_blocking(move || {
             file.write_all_at(&chunk, position)
         })));
@@ -166,21 +190,33 @@ impl AsyncWrite for FileStream {
     }
 }
 
-fn over_file(file: std::fs::File, position: u64, peer: String) -> Channel {
-    let access = FileAccess::new(file, position);
-    let mut channel = Channel::new(FileStream::new(access.clone()), ChannelKind::File, peer);
-    channel.file = Some(access);
+fn over_file(
+    file: std::fs::File,
+    direct: Option<std::fs::File>,
+    position: u64,
+    peer: String,
+) -> Channel {
+    let (file, position) = (Arc::new(file), Arc::new(AtomicU64::new(position)));
+    let stream = FileStream {
+        file: Arc::clone(&file),
+        position: Arc::clone(&position),
+        busy: None,
+        failed: None,
+    };
+    let mut channel = Channel::new(stream, ChannelKind::File, peer);
+    let (direct, control) = (direct.map(Arc::new), channel.control());
+    channel.file = Some(FileAccess { file, direct, position, control });
     channel
 }
 
 /// A member of a set of `add-fd`, if that is what the path names.
 fn member_of_set(
     path: &Path,
-    writable: bool,
+    usage: FdUsage,
     descriptors: &dyn FdSource,
 ) -> Option<io::Result<std::fs::File>> {
     let set = path.to_str()?.strip_prefix(FD_SET)?.parse().ok()?;
-    let fd = descriptors.member_of(set, writable);
+    let fd = descriptors.member_of(set, usage);
     Some(fd.map(std::fs::File::from).ok_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
@@ -188,10 +224,10 @@ fn member_of_set(
 async fn open_with(
     options: std::fs::OpenOptions,
     path: &Path,
-    writable: bool,
+    usage: FdUsage,
     descriptors: &dyn FdSource,
 ) -> io::Result<std::fs::File> {
-    if let Some(file) = member_of_set(path, writable, descriptors) {
+    if let Some(file) = member_of_set(path, usage, descriptors) {
         return file;
     }
     let path = path.to_owned();
@@ -199,38 +235,65 @@ async fn open_with(
     opened.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
+/// The file once more, for direct I/O, if the context asks for that.
+async fn open_direct(
+    path: &Path,
+    writable: bool,
+    context: &ChannelContext,
+) -> Result<Option<std::fs::File>, ChannelError> {
+    if !context.direct_io {
+        return Ok(None);
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.read(!writable).write(writable).custom_flags(OFlags::DIRECT.bits().cast_signed());
+    let usage = FdUsage { writable, direct: true };
+    match open_with(options, path, usage, &*context.descriptors).await {
+        Ok(file) => Ok(Some(file)),
+        // The file itself has just been opened.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            let reason = "filesystem does not support O_DIRECT".to_owned();
+            Err(ChannelError::Open { path: path.display().to_string(), reason })
+        }
+        Err(error) => Err(ChannelError::open(path, &error)),
+    }
+}
+
 /// Create a file, cut it off at `offset` and write from there.
 pub(super) async fn create(
     path: &Path,
     offset: u64,
-    descriptors: &dyn FdSource,
+    context: &ChannelContext,
 ) -> Result<Channel, ChannelError> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(MODE);
     let shown = path.display().to_string();
-    let file = open_with(options, path, true, descriptors)
+    let usage = FdUsage { writable: true, direct: false };
+    let file = open_with(options, path, usage, &*context.descriptors)
         .await
         .map_err(|error| ChannelError::Create { path: shown.clone(), reason: os_words(&error) })?;
     file.set_len(offset)
         .map_err(|error| ChannelError::Truncate { offset, reason: os_words(&error) })?;
-    Ok(over_file(file, offset, shown))
+    let direct = open_direct(path, true, context).await?;
+    Ok(over_file(file, direct, offset, shown))
 }
 
 /// Open a file to read from `offset`.
 pub(super) async fn open(
     path: &Path,
     offset: u64,
-    descriptors: &dyn FdSource,
+    context: &ChannelContext,
 ) -> Result<Channel, ChannelError> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true);
     let failed = |error: io::Error| ChannelError::open(path, &error);
-    let file = open_with(options, path, false, descriptors).await.map_err(failed)?;
+    let usage = FdUsage { writable: false, direct: false };
+    let file = open_with(options, path, usage, &*context.descriptors).await.map_err(failed)?;
     let kind = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?.st_mode;
     if FileType::from_raw_mode(kind) == FileType::Directory {
         return Err(failed(rustix::io::Errno::ISDIR.into()));
     }
-    Ok(over_file(file, offset, path.display().to_string()))
+    let direct = open_direct(path, false, context).await?;
+    Ok(over_file(file, direct, offset, path.display().to_string()))
 }
 
 /// A channel over a descriptor, which may be a socket, a pipe, a device or a file.
@@ -242,7 +305,7 @@ pub(super) fn adopt(fd: OwnedFd, name: &str) -> Result<Channel, ChannelError> {
             FileType::Socket => socket::adopt(fd, name),
             FileType::RegularFile | FileType::BlockDevice => {
                 let position = rustix::fs::seek(&fd, rustix::fs::SeekFrom::Current(0))?;
-                Ok(over_file(fd.into(), position, peer))
+                Ok(over_file(fd.into(), None, position, peer))
             }
             FileType::Directory => Err(rustix::io::Errno::ISDIR.into()),
             _ => Ok(Channel::new(PollFd::new(fd)?, ChannelKind::Pipe, peer)),

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::task::Poll;
 
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinError, JoinSet};
 
 use super::address::{Address, InetAddress, UnixAddress};
-use super::connect::{ChannelContext, FdSource};
+use super::connect::ChannelContext;
 use super::error::ChannelError;
 use super::socket::{self, VsockListener};
 use super::{Channel, command, file};
@@ -40,7 +39,7 @@ enum Source {
     File {
         path: PathBuf,
         offset: u64,
-        descriptors: Arc<dyn FdSource>,
+        context: Box<ChannelContext>,
     },
 }
 
@@ -103,9 +102,8 @@ pub async fn listen(address: &Address, context: &ChannelContext) -> Result<Liste
         }
         Address::File { path, offset } => {
             let (path, offset) = (path.clone(), *offset);
-            let descriptors = Arc::clone(&context.descriptors);
-            let channel = file::open(&path, offset, &*descriptors).await?;
-            opened(channel, Source::File { path, offset, descriptors })
+            let channel = file::open(&path, offset, context).await?;
+            opened(channel, Source::File { path, offset, context: Box::new(context.clone()) })
         }
     }
 }
@@ -192,8 +190,6 @@ async fn accept_plain(
             .await
         }
         Source::Nowhere(what) => Err(ChannelError::OneChannel(what)),
-        Source::File { path, offset, descriptors } => {
-            file::open(path, *offset, &**descriptors).await
-        }
+        Source::File { path, offset, context } => file::open(path, *offset, context).await,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -278,7 +279,7 @@ impl FdSource for Given {
         Some(given.remove(at).1)
     }
 
-    fn member_of(&self, set: u64, _: bool) -> Option<OwnedFd> {
+    fn member_of(&self, set: u64, _: FdUsage) -> Option<OwnedFd> {
         self.take(&format!("set {set}"))
     }
 }
@@ -321,7 +322,7 @@ async fn descriptors_may_be_pipes_sockets_and_files() {
         assert_eq!(text, "hello");
     }
     let mut text = [0; 10];
-    std::os::unix::fs::FileExt::read_exact_at(&again, &mut text, 0).unwrap();
+    again.read_exact_at(&mut text, 0).unwrap();
     assert_eq!(&text, b"hellohello");
 }
 
