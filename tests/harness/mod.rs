@@ -1,6 +1,7 @@
 //! Whole machines for tests: the program that was built, in a process and a directory of its own,
 //! and streams on its sockets, pipes and terminal that are waited on with a deadline.
 
+pub mod debian;
 pub mod qmp;
 pub mod stream;
 pub mod terminal;

@@ -1,11 +1,17 @@
 //! Migration between whole processes over loopback: every channel, every failure and its sentence.
 
+mod certificates;
 mod channels;
+mod deaths;
 mod failures;
+mod flood;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "tests/process uses the rest")]
 mod harness;
+mod linux;
+mod load;
 mod phases;
+mod proxy;
 mod refusals;
 mod side;
 mod tls;

@@ -1,95 +1,14 @@
-//! Debian's kernel and busybox, as `scripts/linux` prepares them.
+//! Debian's kernel and busybox at work: computing, its devices, its firmware, its panic.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::stream::Stream;
-use crate::harness::{Setup, machine};
+use crate::harness::debian::{PROMPT, Shell, guest, linux, sha256};
 
 const OPENSBI: &str = "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin";
 
 /// Bytes in a block that goes through the serial port; more than every queue on the way.
 const LARGE: usize = 400_000;
-
-struct Guest {
-    kernel: PathBuf,
-    initrd: PathBuf,
-}
-
-/// Kernel and initramfs; `None`, said on standard error, where they cannot be had.
-fn guest() -> Option<&'static Guest> {
-    static GUEST: OnceLock<Option<Guest>> = OnceLock::new();
-    let found = GUEST.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/linux");
-        let fetched = Command::new(script).arg("--fetch").output().expect("scripts/linux runs");
-        let output = String::from_utf8_lossy(&fetched.stdout).into_owned();
-        let mut lines = output.lines().map(PathBuf::from);
-        match (fetched.status.success(), lines.next(), lines.next()) {
-            (true, Some(kernel), Some(initrd)) => Some(Guest { kernel, initrd }),
-            _ => {
-                eprintln!("{}", String::from_utf8_lossy(&fetched.stderr));
-                None
-            }
-        }
-    });
-    if found.is_none() {
-        eprintln!("skipped: scripts/linux cannot prepare the guest");
-    }
-    found.as_ref()
-}
-
-/// A machine that boots Linux, with `append` behind the console on the kernel's command line.
-fn linux(guest: &Guest, words: &str, append: &str) -> Setup {
-    machine(&format!("-M virt -m 256M {words} -kernel"))
-        .word(&guest.kernel)
-        .word("-initrd")
-        .word(&guest.initrd)
-        .word("-append")
-        .word(format!("console=ttyS0 {append}"))
-}
-
-/// A shell, at whose prompt commands are given.
-struct Shell<'a>(&'a mut Stream);
-
-/// The prompt of a test, which nothing else prints.
-const PROMPT: &str = "<ready>";
-
-impl<'a> Shell<'a> {
-    /// Wait for it.
-    fn of(stream: &'a mut Stream) -> Self {
-        stream.expect("guest ready");
-        stream.expect("# ");
-        let shell = Self(stream);
-        // In two parts, so that the echo is not taken for it.
-        shell.0.send("stty -echo; PS1='<rea''dy>'\n");
-        shell.0.expect(PROMPT);
-        shell
-    }
-
-    /// What a command prints.
-    fn run(&mut self, command: &str) -> String {
-        self.0.send(format!("{command}\n"));
-        let text = self.0.expect(PROMPT).replace('\r', "");
-        text.strip_suffix(PROMPT).unwrap_or(&text).to_owned()
-    }
-}
-
-/// SHA-256 in hexadecimal, by the host's own command.
-fn sha256(bytes: &[u8]) -> String {
-    let mut command = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("sha256sum runs");
-    let mut input = command.stdin.take().expect("a pipe");
-    input.write_all(bytes).expect("it reads");
-    drop(input);
-    let output = command.wait_with_output().expect("it ends");
-    String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned()
-}
 
 /// Bytes without a pattern, the same in every run (xorshift).
 fn noise(length: usize) -> Vec<u8> {

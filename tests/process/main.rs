@@ -7,6 +7,7 @@ mod console;
 mod device_tree;
 mod greeter;
 #[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "tests/migration uses the rest")]
 mod harness;
 mod linux;
 mod migration_stream;
