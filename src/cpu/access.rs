@@ -29,6 +29,13 @@ enum Place {
 impl Hart {
     /// Fetch the instruction at `pc`: the upper half counts only when the low two bits are 3.
     pub fn fetch(&mut self, pc: u64) -> Result<u32, Trap> {
+        if pc.is_multiple_of(4) {
+            // Neither a page nor a PMP region ends inside an aligned word.
+            let (pa, _) = self.fetch_address(pc)?;
+            if let Ok(word) = self.env.ram.load_u32(pa) {
+                return Ok(if word & 3 == 3 { word } else { word & 0xffff });
+            }
+        }
         let low = self.fetch_half(pc)?;
         if low & 3 != 3 {
             return Ok(u32::from(low));
@@ -39,10 +46,7 @@ impl Hart {
     }
 
     fn fetch_half(&mut self, pc: u64) -> Result<u16, Trap> {
-        let pa = match self.tlb.jump_cache().fetch(pc) {
-            Some(pa) => pa,
-            None => self.fetch_address(pc)?,
-        };
+        let (pa, _) = self.fetch_address(pc)?;
         self.env
             .ram
             .load_u16(pa)
@@ -50,12 +54,27 @@ impl Hart {
             .map_err(|_| Trap { cause: Access::Fetch.access_fault(), tval: pc })
     }
 
-    fn fetch_address(&mut self, pc: u64) -> Result<u64, Trap> {
-        self.fetch_place(pc).map(|m| m.pa)
+    /// The physical address of `pc`, and whether all of its page may be executed alike.
+    #[inline]
+    pub fn fetch_address(&mut self, pc: u64) -> Result<(u64, bool), Trap> {
+        match self.tlb.jump_cache().fetch(pc) {
+            Some(pa) => Ok((pa, true)),
+            None => self.fetch_address_slow(pc),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fetch_address_slow(&mut self, pc: u64) -> Result<(u64, bool), Trap> {
+        let m = self.fetch_place(pc)?;
+        if m.pmp_uniform {
+            self.tlb.jump_cache_mut().insert_fetch(pc, m.pa, m.page_size);
+        }
+        Ok((m.pa, m.pmp_uniform))
     }
 
     /// The mapping that fetches at `pc` go through, with execute permission checked.
-    pub fn fetch_place(&mut self, pc: u64) -> Result<Mapping, Trap> {
+    fn fetch_place(&mut self, pc: u64) -> Result<Mapping, Trap> {
         let privilege = self.state.privilege;
         let m = mmu::translate(self, pc, Access::Fetch, privilege, false, false)?;
         if !m.pmp_uniform && !self.pmp_allows(m.pa, 2, Access::Fetch, privilege) {

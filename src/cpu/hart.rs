@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::csr::bits::ENVCFG_CBZE;
+use super::decode::cache::DecodeCache;
 use super::inbox::{CacheRequest, HartInbox, Peers};
 use super::irq::HartIrq;
 use super::isa::IsaConfig;
@@ -67,6 +68,8 @@ pub struct Hart {
     pub unsettled_code: Vec<UnsettledPage>,
     /// Why a helper of translated code stopped the hart; `state.pc` is the instruction.
     pub stopped: Option<Stopped>,
+    /// What the interpreter has decoded.
+    pub decoded: DecodeCache,
     mxr: bool,
     /// Where PMP was last asked about.
     pmp_window: Cell<pmp::Window>,
@@ -91,6 +94,7 @@ impl Hart {
     pub fn new(env: HartEnv) -> Self {
         let pages = env.ram.size() / PAGE_SIZE;
         let mut hart = Self {
+            decoded: DecodeCache::new(&env.isa),
             state: Box::new(HartState::default()),
             env,
             tlb: TlbSet::new(pages),

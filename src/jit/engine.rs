@@ -332,18 +332,10 @@ impl Engine {
     /// `find` by the physical address that the pc maps to.
     fn find_by_address(&mut self, hart: &mut Hart) -> Result<Option<usize>, Trap> {
         let pc = hart.state.pc;
-        let pa = match hart.tlb.jump_cache().fetch(pc) {
-            Some(pa) => pa,
-            None => {
-                let m = hart.fetch_place(pc)?;
-                let page = m.pa & !(PAGE_SIZE - 1);
-                if !m.pmp_uniform || !hart.env.ram.contains(page, PAGE_SIZE) {
-                    return Ok(None);
-                }
-                hart.tlb.jump_cache_mut().insert_fetch(pc, m.pa, m.page_size);
-                m.pa
-            }
-        };
+        let (pa, uniform) = hart.fetch_address(pc)?;
+        if !uniform || !hart.env.ram.contains(pa & !(PAGE_SIZE - 1), PAGE_SIZE) {
+            return Ok(None);
+        }
         hart.state.jit.page_va = pc & !(PAGE_SIZE - 1);
         let code = match self.by_pa.get(&pa) {
             Some(&i) => self.entries[i as usize].code,

@@ -1,6 +1,7 @@
 //! Instruction decoder: raw bits to [`Insn`]. Whatever is reserved, or belongs to an extension
 //! that the hart lacks, is `Op::Illegal`; HINTs decode as the operation they are made of.
 
+pub mod cache;
 mod compressed;
 mod float;
 mod integer;

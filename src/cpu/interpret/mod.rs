@@ -9,7 +9,6 @@ mod float;
 pub mod integer;
 mod memory;
 
-use super::decode::decode;
 use super::hart::{Hart, Trap};
 use super::insn::{Group, Insn};
 use super::system;
@@ -44,7 +43,7 @@ pub fn execute(hart: &mut Hart, insn: &Insn) -> Result<(), Trap> {
 /// Fetch, decode and execute one instruction.
 pub fn step(hart: &mut Hart) -> Result<(), Trap> {
     let raw = hart.fetch(hart.state.pc)?;
-    let insn = decode(raw, &hart.env.isa);
+    let insn = hart.decoded.decode(raw, &hart.env.isa);
     execute(hart, &insn)
 }
 
