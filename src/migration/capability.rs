@@ -128,7 +128,7 @@ const NOT_WITH_BACKGROUND_SNAPSHOT: [Capability; 14] = [
 ];
 
 /// What the actors do not have yet. Each is taken off this list by the code that brings it.
-pub const LACKING: [Capability; 2] = [Capability::PostcopyRam, Capability::MappedRam];
+pub const LACKING: [Capability; 1] = [Capability::PostcopyRam];
 
 const ZERO_COPY: &str = "Zero copy only available for non-compressed non-TLS multifd migration";
 

@@ -23,6 +23,7 @@ use super::message::{
     MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side, StartIncoming,
 };
 use super::ram::loader::Incoming;
+use super::ram::mapped::MappedFile;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
 use super::stream::{LoadError, StreamInput};
@@ -69,6 +70,9 @@ pub trait MemoryTarget: Send {
         input: &mut StreamInput,
         flush: &mut dyn FnMut() -> Result<(), LoadError>,
     ) -> Result<(), LoadError>;
+    /// Take the section's first piece, and with it all pages, from a file (capability
+    /// `mapped-ram`), from `position` on; where the stream goes on.
+    fn mapped(&mut self, from: MappedFile<'_>, position: u64) -> Result<u64, LoadError>;
     /// Where other channels put pages, once the section has begun.
     fn incoming(&self) -> Option<Arc<[Incoming]>>;
 }
@@ -133,7 +137,9 @@ impl MigrationDestination {
         if !addresses.is_empty() {
             self.peers.events.do_send(MigrationEvent::Listening(addresses));
         }
-        if settings.capabilities.has(Capability::Multifd) {
+        // The channels of a file are threads that read it.
+        let mapped = settings.capabilities.has(Capability::MappedRam);
+        if settings.capabilities.has(Capability::Multifd) && !mapped {
             let mut gathering = Gathering::new(listener, &settings);
             let connected = async move {
                 let main = gathering.main().await;

@@ -10,6 +10,7 @@ mod flood;
 mod harness;
 mod linux;
 mod load;
+mod mapped;
 mod phases;
 mod proxy;
 mod refusals;

@@ -184,14 +184,51 @@ fn check_with_qemus_script(source: &Machine, stream: &Stream) {
     }
 }
 
+/// The same with each page at its place.
+#[test]
+fn a_machine_in_a_file_with_its_memory_in_place() {
+    let images = tempfile::tempdir().expect("a directory");
+    let image = |name: &str, start: &[u8], size| {
+        let (path, mut bytes) = (images.path().join(name), start.to_vec());
+        bytes.resize(size, 0);
+        std::fs::write(&path, bytes).expect("an image is written");
+        path.display().to_string()
+    };
+    let flash = image("flash", b"what was there", FLASH as usize);
+    let words = devices(&image("disk", b"", 1 << 20), &flash);
+    let source = guest(&words).start();
+    let mut qmp = source.qmp("qmp");
+    let mut serial = source.connect("serial");
+    serial.send("\r");
+    serial.expect(PROMPT);
+    serial.send("dirty 8 1 4\r");
+    serial.expect("0 errors");
+    serial.expect(PROMPT);
+    let mapped = json!([{"capability": "mapped-ram", "state": true}]);
+    qmp.execute_with("migrate-set-capabilities", json!({"capabilities": mapped}));
+    qmp.execute_with("migrate", json!({"uri": "file:stream"}));
+    completed(&mut qmp);
+    let stream = read(&source, "stream");
+    check_memory(&mut qmp, &source, &stream);
+    check_sections(&stream);
+}
+
 /// The reader knows the format, not just ours.
 #[test]
 fn the_reader_reads_qemus_streams() {
+    for mapped in [false, true] {
+        read_qemus_stream(mapped);
+    }
+}
+
+fn read_qemus_stream(mapped: bool) {
     let Some(qemu) = oracle::qemu() else { return };
     let words = "-M virt -m 48M -smp 2 -S -display none -nic none -serial null \
                  -device virtio-rng-device -qmp unix:qmp,server=on,wait=off";
     let qemu = machine(words).program(qemu.get_program()).start();
     let mut qmp = qemu.qmp("qmp");
+    let mapped = json!([{"capability": "mapped-ram", "state": mapped}]);
+    qmp.execute_with("migrate-set-capabilities", json!({"capabilities": mapped}));
     qmp.execute_with("migrate", json!({"uri": "file:stream"}));
     completed(&mut qmp);
     let stream = read(&qemu, "stream");

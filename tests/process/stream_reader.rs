@@ -126,6 +126,8 @@ struct Memory {
     come: BTreeMap<String, Vec<bool>>,
     /// The block of the last page; a page of the same need not name it, in another piece either.
     last: String,
+    /// Pages are at places of their own (`mapped-ram`).
+    mapped: bool,
 }
 
 impl Memory {
@@ -142,15 +144,19 @@ impl Memory {
                         let size = bytes.u64() as usize;
                         left = left.checked_sub(size).expect("blocks are as large as all memory");
                         assert_eq!(size % PAGE, 0, "{name}");
-                        self.come.insert(name.clone(), vec![false; size / PAGE]);
-                        self.blocks.push((name, vec![0; size]));
+                        let (come, contents) = match self.mapped {
+                            true => (true, in_place(bytes, size)),
+                            false => (false, vec![0; size]),
+                        };
+                        self.come.insert(name.clone(), vec![come; size / PAGE]);
+                        self.blocks.push((name, contents));
                     }
                     continue;
                 }
                 0x10 => return,
                 // All channels up to here; there is one.
-                0x200 => continue,
-                0x02 | 0x08 => {}
+                0x200 if !self.mapped => continue,
+                0x02 | 0x08 if !self.mapped => {}
                 other => panic!("page flags {other:#x} before {:#x}", bytes.at),
             }
             if flags & 0x20 == 0 {
@@ -172,6 +178,23 @@ impl Memory {
     }
 }
 
+/// A block whose pages are in the file behind its entry in the list.
+fn in_place(bytes: &mut Bytes<'_>, size: usize) -> Vec<u8> {
+    assert_eq!((bytes.u32(), bytes.u64() as usize), (1, PAGE), "version and page size");
+    let (bitmap, pages) = (bytes.u64() as usize, bytes.u64() as usize);
+    assert_eq!(bitmap, bytes.at, "the bitmap follows the header");
+    let bits = bytes.take((size / PAGE).div_ceil(64) * 8);
+    assert_eq!(pages, bytes.at.next_multiple_of(1 << 20), "then come the pages");
+    bytes.at = pages;
+    let all = bytes.take(size);
+    let mut contents = vec![0; size];
+    for page in (0..size / PAGE).filter(|page| bits[page / 8] >> (page % 8) & 1 == 1) {
+        let place = page * PAGE..(page + 1) * PAGE;
+        contents[place.clone()].copy_from_slice(&all[place]);
+    }
+    contents
+}
+
 /// Read a whole stream; whatever is wrong with it is a panic that says so.
 pub fn read(all: &[u8]) -> Stream {
     let (description, end) = description(all);
@@ -187,8 +210,10 @@ pub fn read(all: &[u8]) -> Stream {
     bytes.at = begun;
     skip(&mut bytes, &description["configuration"]);
 
+    let name = "mapped-ram".as_bytes();
+    let mapped = all[begun..bytes.at].windows(name.len()).any(|window| window == name);
     let (mut memory, mut sections, mut pieces, mut ids) =
-        (Memory::default(), Vec::new(), 0, BTreeMap::new());
+        (Memory { mapped, ..Memory::default() }, Vec::new(), 0, BTreeMap::new());
     loop {
         match bytes.u8() {
             0 => break,

@@ -4,6 +4,8 @@
 //! is kept whose size the stream alone decides, and the first thing that is not as it must be ends
 //! the load with a sentence.
 
+mod mapped;
+
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use super::{DestinationPeers, MemoryTarget};
 use crate::cli::value::uuid_text;
 use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives, VmError};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{Channel, ChannelWriter};
+use crate::migration::channel::{Channel, ChannelWriter, FileAccess};
 use crate::migration::message::Settings;
 use crate::migration::return_path::ReturnMessage;
 use crate::migration::sections::StateSource;
@@ -35,6 +37,8 @@ pub(super) struct Load {
     settings: Settings,
     memory: Box<dyn MemoryTarget>,
     input: StreamInput,
+    /// Where the stream is, if it is in a file.
+    file: Option<FileAccess>,
     back: Back,
     sides: Option<SideChannels>,
     runtime: Runtime,
@@ -48,6 +52,8 @@ pub(super) struct Load {
 /// The return path, opened if the source asks for it.
 struct Back {
     to: ChannelWriter,
+    /// There is somebody at the other end.
+    heard: bool,
     open: bool,
 }
 
@@ -68,6 +74,7 @@ impl Load {
         runtime: Runtime,
     ) -> Self {
         let Connected { channel, head, sides } = connected;
+        let file = channel.file().cloned();
         let (from, to) = channel.split();
         let never = || -> Until { Box::pin(std::future::pending()) };
         let until = sides.as_ref().map_or_else(never, SideChannels::breaks);
@@ -77,7 +84,8 @@ impl Load {
             settings,
             memory,
             input: Input::new(Box::new(from)),
-            back: Back { to, open: false },
+            back: Back { to, heard: file.is_none(), open: false },
+            file,
             sides,
             runtime,
             pieces: HashMap::new(),
@@ -130,6 +138,9 @@ impl Load {
     fn tell(&mut self, message: &ReturnMessage) -> io::Result<()> {
         if !self.back.open {
             return Ok(());
+        }
+        if !self.back.heard {
+            return Err(io::Error::other("nobody hears what is said to a file"));
         }
         let to = &mut self.back.to;
         self.runtime.block_on(async {
@@ -216,7 +227,11 @@ impl Load {
                 if let (Some(sides), Some(blocks)) = (&mut self.sides, self.memory.incoming()) {
                     sides.start(blocks);
                 }
-                self.memory_piece().map_err(|error| error.within(place()))?;
+                let first = match self.settings.capabilities.has(Capability::MappedRam) {
+                    true => self.memory_in_file(),
+                    false => self.memory_piece(),
+                };
+                first.map_err(|error| error.within(place()))?;
                 self.pieces.insert(id, name.clone());
                 if self.settings.capabilities.has(Capability::SwitchoverAck) {
                     // No device here needs time before it agrees.

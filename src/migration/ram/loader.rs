@@ -20,7 +20,13 @@ const XBZRLE_ENCODING: u8 = 1;
 pub struct LoadOptions {
     /// Each block comes with its address (capability `x-ignore-shared`).
     pub addresses: bool,
+    /// Pages do not come in the stream (capability `mapped-ram`).
+    pub mapped: bool,
 }
+
+/// Blocks that the sender has announced.
+#[derive(Debug, Default)]
+pub(super) struct Listed(Vec<usize>);
 
 /// A block being received; channels beside the main one put pages, too.
 #[derive(Debug)]
@@ -69,6 +75,9 @@ impl RamLoader {
         loop {
             let word = input.u64()?;
             let (offset, flags) = (word & !(PAGE as u64 - 1), word & (PAGE as u64 - 1));
+            if self.options.mapped && flags != flag::EOS {
+                return Err(LoadError::invalid(format!("Unexpected RAM flags: {flags}")));
+            }
             match flags & !flag::CONTINUE {
                 flag::EOS => return Ok(()),
                 flag::MEM_SIZE => self.load_blocks(input, offset)?,
@@ -84,30 +93,40 @@ impl RamLoader {
 
     /// The list of blocks, whose sizes come to `total`.
     fn load_blocks<R: Read>(&self, input: &mut Input<R>, mut total: u64) -> Result<(), LoadError> {
+        let mut listed = Listed::default();
         while total > 0 {
             let name = input.name()?;
             let size = input.u64()?;
-            let block = self.announced(&name, size)?;
+            let incoming = self.announced(&name, size, &mut listed)?;
             if self.options.addresses {
-                check_address(block, input.u64()?)?;
+                check_address(&incoming.block, input.u64()?)?;
             }
             total = subtract(total, size, &name)?;
         }
         Ok(())
     }
 
-    /// The block that the sender announces, if it is ours.
-    pub(super) fn announced(&self, name: &str, size: u64) -> Result<&RamBlock, LoadError> {
-        let block = self.find(name).map(|number| &self.blocks[number].block);
+    /// The block that the sender announces, if it is ours and new.
+    pub(super) fn announced(
+        &self,
+        name: &str,
+        size: u64,
+        listed: &mut Listed,
+    ) -> Result<&Incoming, LoadError> {
         let unknown = || format!("Unknown ramblock \"{name}\", cannot accept migration");
-        let block = block.ok_or_else(|| LoadError::invalid(unknown()))?;
-        if block.size() != size {
-            let ours = block.size();
+        let number = self.find(name).ok_or_else(|| LoadError::invalid(unknown()))?;
+        let incoming = &self.blocks[number];
+        let ours = incoming.block.size();
+        if ours != size {
             return Err(LoadError::invalid(format!(
                 "Size mismatch: {name}: 0x{size:x} != 0x{ours:x}: Invalid argument"
             )));
         }
-        Ok(block)
+        if listed.0.contains(&number) {
+            return Err(LoadError::invalid(format!("ramblock {name} is announced twice")));
+        }
+        listed.0.push(number);
+        Ok(incoming)
     }
 
     /// The blocks, for the channels beside the main one.

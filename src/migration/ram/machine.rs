@@ -8,6 +8,7 @@ use super::VERSION;
 use super::block::{BlockMemory, DirtyPages, RamBlock};
 use super::device::DeviceBlock;
 use super::loader::{Incoming, LoadOptions, RamLoader};
+use super::mapped::MappedFile;
 use super::saver::{Phase, RamOptions, RamSaver, Sent};
 use crate::cpu::inbox::Peers;
 use crate::machine::dirty_log::DirtyLog;
@@ -43,13 +44,17 @@ impl MachineMemory {
             xbzrle: xbzrle.then_some(parameters.xbzrle_cache_size),
             addresses: capabilities.has(Capability::XIgnoreShared),
         };
-        OutgoingMemory { memory: self.clone(), options, saver: None }
+        let mapped = capabilities.has(Capability::MappedRam);
+        OutgoingMemory { memory: self.clone(), options, mapped, saver: None }
     }
 
     /// To receive it with these settings.
     pub fn incoming(&self, settings: &Settings) -> IncomingMemory {
-        let addresses = settings.capabilities.has(Capability::XIgnoreShared);
-        IncomingMemory { memory: self.clone(), options: LoadOptions { addresses }, loader: None }
+        let options = LoadOptions {
+            addresses: settings.capabilities.has(Capability::XIgnoreShared),
+            mapped: settings.capabilities.has(Capability::MappedRam),
+        };
+        IncomingMemory { memory: self.clone(), options, loader: None }
     }
 
     fn ram_block(&self) -> RamBlock {
@@ -63,6 +68,8 @@ impl MachineMemory {
 pub struct OutgoingMemory {
     memory: MachineMemory,
     options: RamOptions,
+    /// The list of blocks goes where the pages go, which is not into the stream.
+    mapped: bool,
     /// There from `begin` on; with it, the dirty log.
     saver: Option<RamSaver>,
 }
@@ -92,7 +99,9 @@ impl Memory for OutgoingMemory {
         // QEMU's order.
         blocks.sort_by_key(|(block, _)| std::cmp::Reverse(block.size()));
         let saver = self.saver.insert(RamSaver::new(blocks, self.options.clone()));
-        saver.setup(out);
+        if !self.mapped {
+            saver.setup(out);
+        }
         Ok(())
     }
 
@@ -167,13 +176,20 @@ impl MemoryTarget for IncomingMemory {
         input: &mut StreamInput,
         flush: &mut dyn FnMut() -> Result<(), LoadError>,
     ) -> Result<(), LoadError> {
-        let not_begun = || LoadError::invalid("a piece of the section ram before its beginning");
         self.loader.as_mut().ok_or_else(not_begun)?.load(input, flush)
+    }
+
+    fn mapped(&mut self, from: MappedFile<'_>, position: u64) -> Result<u64, LoadError> {
+        self.loader.as_mut().ok_or_else(not_begun)?.load_mapped(from, position)
     }
 
     fn incoming(&self) -> Option<Arc<[Incoming]>> {
         self.loader.as_ref().map(RamLoader::incoming)
     }
+}
+
+fn not_begun() -> LoadError {
+    LoadError::invalid("a piece of the section ram before its beginning")
 }
 
 #[cfg(test)]

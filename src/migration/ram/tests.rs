@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::block::{BlockMemory, Bytes, DirtyPages, RamBlock};
 use super::loader::{LoadOptions, RamLoader};
-use super::mapped::MappedSaver;
+use super::mapped::{MappedFile, MappedSaver, PageBuffer};
 use super::multifd::{self, MultifdReceiver, MultifdSender, PACKET_PAGES, PacketPages, Received};
 use super::saver::{Phase, RamOptions, RamSaver, Sent};
 use super::{PAGE, flag};
@@ -219,19 +219,26 @@ proptest! {
     fn what_is_written_to_a_file_is_loaded(
         passes in prop::collection::vec(prop::collection::vec(write(), 0..20), 1..4),
         position in 0..3_000_000u64,
-        budget in 1..200_000usize,
+        batch in 1..600usize,
+        find_zero in any::<bool>(),
+        threads in 1..4u8,
     ) {
         let (from, to) = (Memory::new(), Memory::new());
         let file = tempfile::tempfile().unwrap();
         let mut saver = from.saver(RamOptions::default());
-        let (mut mapped, end) = MappedSaver::setup(&saver, &file, position).unwrap();
+        let (mapped, end) = MappedSaver::new(&saver, position, find_zero);
+        mapped.begin(&file).unwrap();
+        let mut buffer = PageBuffer::new();
         for writes in &passes {
             apply(&from, writes);
             saver.sync(Instant::now());
-            while mapped.save_pages(&mut saver, &file, budget).unwrap() == Sent::More {}
+            while let Some(batch) = saver.next_batch(batch) {
+                mapped.save(&batch, &file, &mut buffer).unwrap();
+            }
         }
         mapped.finish(&file).unwrap();
-        prop_assert_eq!(to.loader().load_mapped(&file, position), Ok(end));
+        let loaded = to.loader().load_mapped(in_file(&file, threads), position);
+        prop_assert_eq!(loaded, Ok(end));
         prop_assert!(from.content() == to.content());
     }
 }
@@ -340,7 +347,7 @@ fn blocks_at_other_addresses_are_refused_when_addresses_are_sent() {
     let load_at = |address| {
         let mut blocks = Memory::new().blocks();
         blocks[1].address = address;
-        let options = LoadOptions { addresses: true };
+        let options = LoadOptions { addresses: true, mapped: false };
         load(&mut RamLoader::new(blocks, options).unwrap(), &out)
     };
     assert_eq!(load_at(0x8000_0000), Ok(out.len() as u64));
@@ -444,6 +451,10 @@ fn a_greeting_says_which_channel_it_is() {
     assert!(read(&greeting[..63], None, 3).is_err());
 }
 
+fn in_file(file: &std::fs::File, threads: u8) -> MappedFile<'_> {
+    MappedFile { file, pages: file, threads }
+}
+
 #[test]
 fn a_file_that_was_tampered_with_is_refused() {
     use std::os::unix::fs::FileExt;
@@ -451,8 +462,11 @@ fn a_file_that_was_tampered_with_is_refused() {
     from.write(0, 0, &[9; 3 * PAGE]);
     let file = tempfile::tempfile().unwrap();
     let mut saver = from.saver(RamOptions::default());
-    let (mut mapped, _) = MappedSaver::setup(&saver, &file, 100).unwrap();
-    while mapped.save_pages(&mut saver, &file, 1 << 20).unwrap() == Sent::More {}
+    let (mapped, _) = MappedSaver::new(&saver, 100, true);
+    mapped.begin(&file).unwrap();
+    while let Some(batch) = saver.next_batch(100) {
+        mapped.save(&batch, &file, &mut PageBuffer::new()).unwrap();
+    }
     mapped.finish(&file).unwrap();
     // The first block's header is after the total, "\x03ram" and its size.
     let header = 100 + 8 + 4 + 8;
@@ -464,7 +478,7 @@ fn a_file_that_was_tampered_with_is_refused() {
         ),
         (header + 4, 8192, "ramblock ram has pages of 8192 bytes, not of 4096"),
         (header + 12, u64::MAX >> 1, "Error reading dirty bitmap of ram: "),
-        (header + 20, 4096, "Error reading ramblock ram pages, region has bad alignment"),
+        (header + 20, 4095, "Error reading ramblock ram pages, region has bad alignment"),
         (header + 20, 1 << 62, "Error reading ramblock ram pages at 0x4000000000000000: "),
         (100, 0x2_0000 | flag::MEM_SIZE, "ramblock ram of 0x40000 bytes does not fit"),
         (100, flag::PAGE, "Unknown combination of migration flags: 0x8"),
@@ -472,9 +486,10 @@ fn a_file_that_was_tampered_with_is_refused() {
         let mut kept = [0; 8];
         file.read_exact_at(&mut kept, at).unwrap();
         file.write_all_at(&value.to_be_bytes(), at).unwrap();
-        let error = Memory::new().loader().load_mapped(&file, 100).unwrap_err().to_string();
+        let error =
+            Memory::new().loader().load_mapped(in_file(&file, 1), 100).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
         file.write_all_at(&kept, at).unwrap();
     }
-    assert!(Memory::new().loader().load_mapped(&file, 100).is_ok());
+    assert!(Memory::new().loader().load_mapped(in_file(&file, 1), 100).is_ok());
 }

@@ -1,5 +1,6 @@
-//! The channels beside the main one (capability `multifd`): each has a thread, which looks for
-//! zeroes, compresses, encrypts and writes, so that this is done on more than one processor.
+//! What sends pages beside the main channel: threads, each of which looks for zeroes, compresses,
+//! encrypts and writes, so that this is done on more than one processor. With `multifd` each has a
+//! channel of its own; with `mapped-ram` all write into one file.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,9 +41,20 @@ struct Done {
     result: Result<(PacketPages, usize), ErrorDesc>,
 }
 
+/// Does a thread's jobs.
+pub(super) trait PageSender: Send + 'static {
+    /// Send pages, as packet `number` of all channels; what they were, and the bytes written.
+    fn pages(&mut self, batch: &PageBatch, number: u64) -> Result<(PacketPages, usize), ErrorDesc>;
+    /// Say that everything of the round is sent; the bytes written.
+    fn sync(&mut self, number: u64) -> Result<usize, ErrorDesc>;
+    /// Nothing more comes.
+    fn end(&mut self) -> Result<(), ErrorDesc>;
+}
+
 struct Side {
     jobs: mpsc::UnboundedSender<Job>,
-    control: ChannelControl,
+    /// Of its own channel.
+    control: Option<ChannelControl>,
     waiting: usize,
     /// When something began to wait.
     since: Instant,
@@ -77,7 +89,7 @@ fn of_channel(number: usize, reason: &ErrorDesc) -> ErrorDesc {
     ErrorDesc::from(format!("multifd channel {number}: {reason}"))
 }
 
-/// The open channels. Dropping them ends them at once.
+/// Those who send. Dropping them ends them at once.
 pub(super) struct SideChannels {
     sides: Vec<Side>,
     done: mpsc::UnboundedReceiver<Done>,
@@ -87,11 +99,13 @@ pub(super) struct SideChannels {
     number: u64,
     /// What was sent and not yet asked for.
     sent: (PacketPages, usize),
+    /// Bytes of jobs that are done.
+    total: u64,
 }
 
 impl Drop for SideChannels {
     fn drop(&mut self) {
-        self.sides.iter().for_each(|side| side.control.shutdown());
+        self.controls().for_each(ChannelControl::shutdown);
     }
 }
 
@@ -111,31 +125,37 @@ impl SideChannels {
         };
         // `legacy` looks for them on the main channel.
         let find_zero = parameters.zero_page_detection == ZeroPageDetection::Multifd;
-        let (tell, done) = mpsc::unbounded_channel();
-        let mut all = Self {
-            sides: Vec::new(),
-            done,
-            free: VecDeque::new(),
-            number: 1,
-            sent: (PacketPages { normal: 0, zero: 0 }, 0),
-        };
+        let mut senders = Vec::new();
         for (number, channel) in (0..).zip(channels) {
             let blocks = Arc::clone(blocks);
             let sender = MultifdSender::new(number, blocks, compression, level, find_zero);
             let sender = sender.map_err(|error| ErrorDesc::from(error.to_string()))?;
             let control = channel.control();
             let (_, to) = channel.split();
+            let (runtime, out) = (Runtime::current(), Vec::new());
+            let sender: Box<dyn PageSender> = Box::new(Packets { sender, to, runtime, out });
+            senders.push((sender, Some(control)));
+        }
+        Self::of(senders)
+    }
+
+    /// Have these send pages, each on a thread; beside each the channel that is its own.
+    pub(super) fn of(
+        senders: Vec<(Box<dyn PageSender>, Option<ChannelControl>)>,
+    ) -> Result<Self, ErrorDesc> {
+        let (tell, done) = mpsc::unbounded_channel();
+        let mut sides = Vec::new();
+        for (number, (sender, control)) in senders.into_iter().enumerate() {
             let (jobs, taken) = mpsc::unbounded_channel();
-            let number = usize::from(number);
-            let work = Work { sender, to, runtime: Runtime::current() };
             let tell = tell.clone();
             threads::named(format!("mig/src/send_{number}"))
-                .spawn(move || work.run(taken, &tell, number))
+                .spawn(move || work(sender, taken, &tell, number))
                 .map_err(|error| of_channel(number, &ErrorDesc::from(error.to_string())))?;
-            all.sides.push(Side { jobs, control, waiting: 0, since: Instant::now() });
+            sides.push(Side { jobs, control, waiting: 0, since: Instant::now() });
         }
-        all.free = (0..QUEUE).flat_map(|_| 0..all.sides.len()).collect();
-        Ok(all)
+        let free = (0..QUEUE).flat_map(|_| 0..sides.len()).collect();
+        let sent = (PacketPages { normal: 0, zero: 0 }, 0);
+        Ok(Self { sides, done, free, number: 1, sent, total: 0 })
     }
 
     /// Whether a packet would be taken.
@@ -187,8 +207,11 @@ impl SideChannels {
     pub(super) async fn progress(&mut self) -> Result<(), ErrorDesc> {
         let gone = || ErrorDesc::new("the threads of the multifd channels have ended");
         let Done { channel, result } = self.done.recv().await.ok_or_else(gone)?;
-        let (pages, bytes) = result.map_err(|reason| of_channel(channel, &reason))?;
         let side = &mut self.sides[channel];
+        let (pages, bytes) = result.map_err(|reason| match &side.control {
+            Some(_) => of_channel(channel, &reason),
+            None => reason,
+        })?;
         side.waiting = side.waiting.saturating_sub(1);
         side.since = Instant::now();
         if pages.normal + pages.zero > 0 {
@@ -197,6 +220,7 @@ impl SideChannels {
         self.sent.0.normal += pages.normal;
         self.sent.0.zero += pages.zero;
         self.sent.1 += bytes;
+        self.total += bytes as u64;
         Ok(())
     }
 
@@ -207,8 +231,12 @@ impl SideChannels {
 
     /// A channel whose peer takes nothing, in words.
     pub(super) fn stuck(&self) -> Result<(), ErrorDesc> {
-        let stuck = |side: &Side| {
-            side.waiting > 0 && side.control.idle().min(side.since.elapsed()) > PATIENCE
+        let stuck = |side: &Side| match &side.control {
+            Some(control) => {
+                side.waiting > 0 && control.idle().min(side.since.elapsed()) > PATIENCE
+            }
+            // A disk is waited for.
+            None => false,
         };
         match self.sides.iter().position(stuck) {
             None => Ok(()),
@@ -220,63 +248,85 @@ impl SideChannels {
         }
     }
 
-    /// Bytes written so far.
+    fn controls(&self) -> impl Iterator<Item = &ChannelControl> {
+        self.sides.iter().filter_map(|side| side.control.as_ref())
+    }
+
+    /// Bytes written so far to channels that are not the main one.
     pub(super) fn bytes_written(&self) -> u64 {
-        self.sides.iter().map(|side| side.control.bytes_written()).sum()
+        self.controls().map(ChannelControl::bytes_written).sum()
+    }
+
+    /// Bytes sent so far, wherever they went; those of jobs under way come later.
+    pub(super) fn bytes_sent(&self) -> u64 {
+        self.total
     }
 
     /// Time since any channel's bytes last moved.
     pub(super) fn idle(&self) -> Option<Duration> {
-        self.sides.iter().map(|side| side.control.idle()).min()
+        self.controls().map(ChannelControl::idle).min()
     }
 }
 
-/// What a channel's thread has.
-struct Work {
+/// A thread that does jobs until there is nobody to give it any.
+fn work(
+    mut sender: Box<dyn PageSender>,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    done: &mpsc::UnboundedSender<Done>,
+    channel: usize,
+) {
+    while let Some(job) = jobs.blocking_recv() {
+        let none = PacketPages { normal: 0, zero: 0 };
+        let result = match job {
+            Job::Pages(batch, number) => sender.pages(&batch, number),
+            Job::Sync(number) => sender.sync(number).map(|bytes| (none, bytes)),
+            Job::End => sender.end().map(|()| (none, 0)),
+        };
+        let failed = result.is_err();
+        if done.send(Done { channel, result }).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Sends packets over a channel.
+struct Packets {
     sender: MultifdSender,
     to: ChannelWriter,
     runtime: Runtime,
+    out: Vec<u8>,
 }
 
-impl Work {
-    fn run(
-        mut self,
-        mut jobs: mpsc::UnboundedReceiver<Job>,
-        done: &mpsc::UnboundedSender<Done>,
-        channel: usize,
-    ) {
-        let mut out = Vec::new();
-        while let Some(job) = jobs.blocking_recv() {
-            let result = self.job(&job, &mut out);
-            let failed = result.is_err();
-            if done.send(Done { channel, result }).is_err() || failed {
-                return;
-            }
-        }
-    }
-
-    fn job(&mut self, job: &Job, out: &mut Vec<u8>) -> Result<(PacketPages, usize), ErrorDesc> {
-        out.clear();
-        let mut pages = PacketPages { normal: 0, zero: 0 };
-        match job {
-            Job::Pages(batch, number) => {
-                pages = self
-                    .sender
-                    .packet(batch, *number, out)
-                    .map_err(|error| ErrorDesc::from(error.to_string()))?;
-            }
-            Job::Sync(number) => self.sender.sync(*number, out),
-            Job::End => {}
-        }
+impl Packets {
+    fn write(&mut self, flush: bool) -> Result<usize, ErrorDesc> {
         let written = self.runtime.block_on(async {
-            self.to.write_all(out).await?;
-            match job {
-                Job::Pages(..) => Ok(()),
-                Job::Sync(_) => self.to.flush().await,
-                Job::End => self.to.shutdown().await,
+            self.to.write_all(&self.out).await?;
+            match flush {
+                true => self.to.flush().await,
+                false => Ok(()),
             }
         });
         written.map_err(|error| ErrorDesc::from(error.to_string()))?;
-        Ok((pages, out.len()))
+        let bytes = self.out.len();
+        self.out.clear();
+        Ok(bytes)
+    }
+}
+
+impl PageSender for Packets {
+    fn pages(&mut self, batch: &PageBatch, number: u64) -> Result<(PacketPages, usize), ErrorDesc> {
+        let packet = self.sender.packet(batch, number, &mut self.out);
+        let pages = packet.map_err(|error| ErrorDesc::from(error.to_string()))?;
+        Ok((pages, self.write(false)?))
+    }
+
+    fn sync(&mut self, number: u64) -> Result<usize, ErrorDesc> {
+        self.sender.sync(number, &mut self.out);
+        self.write(true)
+    }
+
+    fn end(&mut self) -> Result<(), ErrorDesc> {
+        let ended = self.runtime.block_on(self.to.shutdown());
+        ended.map_err(|error| ErrorDesc::from(error.to_string()))
     }
 }

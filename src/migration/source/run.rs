@@ -3,6 +3,7 @@
 
 mod back;
 mod figures;
+mod mapped;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::migration::vmstate;
 use crate::migration::vmstate::machine::{Configuration, GlobalState};
 use back::{Back, judged, listen, told};
 use figures::Figures;
+use mapped::Mapped;
 
 /// Bytes that are made before they are written.
 const CHUNK: usize = 512 << 10;
@@ -55,6 +57,8 @@ pub(super) struct Run {
     /// Beside it, until memory is begun.
     opened_sides: Vec<Channel>,
     sides: Option<SideChannels>,
+    /// The file that pages go into (`mapped-ram`).
+    mapped: Option<Mapped>,
     hold: Arc<Hold>,
     convergence: Convergence,
     figures: Figures,
@@ -94,6 +98,7 @@ impl Run {
             line: None,
             opened_sides: Vec::new(),
             sides: None,
+            mapped: None,
             hold,
             convergence,
             figures: Figures::new(),
@@ -128,18 +133,20 @@ impl Run {
                 return Err(reason);
             }
         };
+        let listens = self.has(Capability::ReturnPath) || self.has(Capability::SwitchoverAck);
+        let checked = self.check_file(&channel, listens);
         if let Some(opened) = self.opened.take() {
-            let _ = opened.send(Ok(()));
+            let _ = opened.send(checked.clone());
         }
+        checked?;
         let control = channel.control();
         let kept = [ChannelKind::Command, ChannelKind::File, ChannelKind::Pipe];
         let end_tells = kept.contains(&channel.kind());
         let (from, to) = channel.split();
-        let listens = self.has(Capability::ReturnPath) || self.has(Capability::SwitchoverAck);
         let back = listens.then(|| listen(from));
         let (early, pace) = (VecDeque::new(), Pace::new());
         self.line = Some(Line { to, control, back, early, pace, end_tells });
-        if self.has(Capability::Multifd) {
+        if self.has(Capability::Multifd) && self.mapped.is_none() {
             let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid);
             self.opened_sides = multifd::open(connect, &self.address, &self.settings, uuid).await?;
         }
@@ -165,9 +172,12 @@ impl Run {
             memory.version(),
         );
         memory.begin(&mut out)?;
+        if self.mapped.is_some() {
+            self.begin_file(&mut out, memory).await?;
+        }
         stream::put_footer(&mut out, RAM_ID);
         self.send(&out, memory).await?;
-        if self.has(Capability::Multifd) {
+        if self.has(Capability::Multifd) && self.mapped.is_none() {
             let saver = memory.saver().ok_or_else(no_line)?;
             let blocks = saver.blocks().cloned().collect();
             let channels = std::mem::take(&mut self.opened_sides);
@@ -262,7 +272,8 @@ impl Run {
         let saver = memory.saver().ok_or_else(no_line)?;
         let most = Pace::chunk(rate, PACKET_PAGES * PAGE) / PAGE;
         let Some(mut batch) = saver.next_batch(most.max(1)) else { return Ok(false) };
-        if self.settings.parameters.zero_page_detection == ZeroPageDetection::Legacy {
+        let legacy = self.settings.parameters.zero_page_detection == ZeroPageDetection::Legacy;
+        if legacy && self.mapped.is_none() {
             out.clear();
             stream::put_piece_head(out, Record::SectionPart, RAM_ID);
             let head = out.len();
@@ -336,6 +347,10 @@ impl Run {
         let (bytes, rate) = (self.count_sides(memory), self.rate());
         if let Some(line) = &mut self.line {
             line.pace.admit(bytes, rate);
+        }
+        if self.mapped.is_some() {
+            // Who reads the file reads it when it is whole.
+            return Ok(());
         }
         let mut out = Vec::new();
         stream::put_piece_head(&mut out, Record::SectionPart, RAM_ID);
@@ -417,6 +432,7 @@ impl Run {
         while self.piece(&mut out, memory).await? {}
         self.flush_sides(memory).await?;
         self.end_sides(memory).await?;
+        self.finish_file().await?;
         out.clear();
         stream::put_piece_head(&mut out, Record::SectionEnd, RAM_ID);
         memory.end_piece(&mut out);

@@ -22,6 +22,7 @@ use crate::migration::message::{MigrationEvent, Progress, RamStats, Settings, Xb
 use crate::migration::parameters::Parameters;
 use crate::migration::ram::loader::Incoming;
 use crate::migration::ram::machine::MachineMemory;
+use crate::migration::ram::mapped::MappedFile;
 use crate::migration::ram::saver::RamSaver;
 use crate::migration::sections::Sections;
 use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
@@ -138,6 +139,10 @@ impl MemoryTarget for FakeTarget {
                 other => return Err(LoadError::invalid(format!("Unknown page flag {other}"))),
             }
         }
+    }
+
+    fn mapped(&mut self, _: MappedFile<'_>, _: u64) -> Result<u64, LoadError> {
+        Err(LoadError::unsupported("mocked memory is in no file"))
     }
 
     fn incoming(&self) -> Option<Arc<[Incoming]>> {

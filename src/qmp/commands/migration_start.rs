@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::migration_settings::in_progress;
 use crate::machine::message::{QueryStatus, RunState};
 use crate::migration::cache::MigrationCache;
-use crate::migration::capability::{Capabilities, Capability};
+use crate::migration::capability::Capability;
 use crate::migration::channel::{Address, MigrationChannel};
 use crate::migration::message::{RecoverIncoming, Settings, Side, StartIncoming, StartMigration};
 use crate::migration::status::MigrationStatus;
@@ -51,7 +51,7 @@ impl Command for Migrate {
         };
         let migration = &services.migration;
         let settings = migration.settings();
-        compatible(&address, settings.capabilities)?;
+        compatible(&address, &settings)?;
         let resume = self.resume.unwrap_or(false);
         if resume {
             resumable(services, &settings)?;
@@ -114,7 +114,7 @@ pub async fn listen(
 ) -> Result<(), QmpError> {
     let migration = &services.migration;
     let settings = migration.settings();
-    compatible(&address, settings.capabilities)?;
+    compatible(&address, &settings)?;
     let link = migration.link()?;
     if !migration.claim_arrival() {
         return Err(already_started());
@@ -180,7 +180,8 @@ fn main_channel(channels: Vec<MigrationChannel>) -> Result<Address, QmpError> {
 }
 
 /// Whether what is switched on works over this kind of channel.
-fn compatible(address: &Address, on: Capabilities) -> Result<(), QmpError> {
+fn compatible(address: &Address, settings: &Settings) -> Result<(), QmpError> {
+    let on = settings.capabilities;
     // What a descriptor is of shows when it is used.
     let seeks = matches!(address, Address::File { .. } | Address::Fd(_));
     if on.has(Capability::MappedRam) && !seeks {
@@ -192,8 +193,13 @@ fn compatible(address: &Address, on: Capabilities) -> Result<(), QmpError> {
         Address::Exec(_) => false,
     };
     let needs_many = on.has(Capability::Multifd) || on.has(Capability::PostcopyPreempt);
-    match needs_many && !takes_many {
-        true => Err(QmpError::generic("Migration requires multi-channel URIs (e.g. tcp)")),
+    if needs_many && !takes_many {
+        return Err(QmpError::generic("Migration requires multi-channel URIs (e.g. tcp)"));
+    }
+    match settings.direct_io() && !matches!(address, Address::File { .. }) {
+        true => Err(QmpError::generic(
+            "Migration requires a transport that allows for extra fds (e.g. file)",
+        )),
         false => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::super::Memory;
 use super::super::multifd::SideChannels;
 use super::Run;
+use crate::migration::capability::Capability;
 use crate::migration::message::Progress;
 
 /// How often figures are told, and the bandwidth is measured.
@@ -104,7 +105,13 @@ impl Run {
         let after_setup = (total - figures.setup.min(total)).as_secs_f64();
         let mut ram = memory.stats();
         ram.transferred = transferred;
-        ram.multifd_bytes = self.sides.as_ref().map_or(0, SideChannels::bytes_written);
+        ram.multifd_bytes = match &self.sides {
+            Some(sides) if self.mapped.is_none() => sides.bytes_written(),
+            Some(sides) if self.settings.capabilities.has(Capability::Multifd) => {
+                sides.bytes_sent()
+            }
+            _ => 0,
+        };
         ram.remaining = memory.remaining();
         ram.dirty_sync_count = figures.passes;
         ram.dirty_pages_rate = figures.dirty_pages_rate;
