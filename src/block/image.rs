@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 use super::lock::{self, LockError, Permissions};
 use super::message::{BlockOp, IoFailed};
 use crate::devices::dma::{DmaError, GuestBuffer};
 use crate::machine::spec::{CacheMode, DriveSpec};
+use crate::net::descriptors::{DescriptorError, Descriptors};
 
 /// Bytes moved at once between an image and guest memory.
 const CHUNK: usize = 256 << 10;
@@ -27,6 +28,9 @@ const SECTOR: u64 = 512;
 pub enum ImageError {
     #[error("Could not open '{path}': {reason}")]
     Open { path: String, reason: IoFailed },
+    /// Of a set of descriptors in place of a file.
+    #[error(transparent)]
+    Given(#[from] DescriptorError),
     #[error("'file' driver requires '{path}' to be a regular file")]
     NotAFile { path: String },
     #[error("Could not read '{path}': {reason}")]
@@ -89,29 +93,36 @@ impl Bounce {
 impl RawImage {
     /// Open the image of `spec`, holding the locks of a drive that no device uses; or, while
     /// somebody else is to have it, none.
-    pub fn open(spec: &DriveSpec, active: bool) -> Result<Self, ImageError> {
+    pub fn open(
+        spec: &DriveSpec,
+        active: bool,
+        descriptors: &Descriptors,
+    ) -> Result<Self, ImageError> {
         let path = spec.file.display().to_string();
         let cannot =
             |error: &io::Error| ImageError::Open { path: path.clone(), reason: error.into() };
-        let open = |flags: i32| {
-            OpenOptions::new()
+        let access = if spec.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let open = |more: OFlags| match descriptors.open(&spec.file, access | more) {
+            Some(given) => Ok(File::from(given?)),
+            None => OpenOptions::new()
                 .read(true)
                 .write(!spec.read_only)
-                .custom_flags(flags)
+                .custom_flags(more.bits().cast_signed())
                 .open(&spec.file)
+                .map_err(|e| cannot(&e)),
         };
         // A directory opened for writing fails with EISDIR; QEMU names its kind instead, and does
-        // not open a pipe or terminal, which could block.
-        let kind = std::fs::metadata(&spec.file).map_err(|e| cannot(&e))?.file_type();
+        // not open a pipe or terminal, which could block. One that is open already cannot.
+        let given = match descriptors.open(&spec.file, access) {
+            Some(given) => File::from(given?).metadata(),
+            None => std::fs::metadata(&spec.file),
+        };
+        let kind = given.map_err(|e| cannot(&e))?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(ImageError::NotAFile { path });
         }
-        let mut file = open(0).map_err(|e| cannot(&e))?;
-        let direct = if spec.cache.direct {
-            Some(open(libc::O_DIRECT).map_err(|e| cannot(&e))?)
-        } else {
-            None
-        };
+        let mut file = open(OFlags::empty())?;
+        let direct = if spec.cache.direct { Some(open(OFlags::DIRECT)?) } else { None };
         let size = file
             .seek(SeekFrom::End(0))
             .map_err(|e| ImageError::Size { path: path.clone(), reason: (&e).into() })?;

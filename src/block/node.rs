@@ -10,6 +10,7 @@ use super::worker::{self, WorkQueue, Workers};
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume};
 use crate::actors::outlet::Outlet;
 use crate::machine::spec::DriveSpec;
+use crate::net::descriptors::Descriptors;
 
 /// A drive before the machine runs: opened, locked, perhaps taken by a device.
 #[derive(Debug)]
@@ -21,8 +22,12 @@ pub struct Drive {
 
 impl Drive {
     /// Open the image of `spec`; `active` is false while another machine is to have it.
-    pub fn open(spec: &DriveSpec, active: bool) -> Result<Self, ImageError> {
-        let image = RawImage::open(spec, active)?;
+    pub fn open(
+        spec: &DriveSpec,
+        active: bool,
+        descriptors: &Descriptors,
+    ) -> Result<Self, ImageError> {
+        let image = RawImage::open(spec, active, descriptors)?;
         let info = BlockInfo {
             size: image.size(),
             read_only: image.read_only(),
@@ -202,7 +207,11 @@ mod tests {
 
     #[test]
     fn images_that_cannot_be_used() {
-        let error = |path: &str| Drive::open(&spec(Path::new(path)), true).unwrap_err().to_string();
+        let error = |path: &str| {
+            Drive::open(&spec(Path::new(path)), true, &Descriptors::default())
+                .unwrap_err()
+                .to_string()
+        };
         let missing = "Could not open '/no/such': No such file or directory";
         assert_eq!(error("/no/such"), missing);
         assert_eq!(error("/"), "'file' driver requires '/' to be a regular file");
@@ -213,10 +222,10 @@ mod tests {
     fn two_writers_are_told_apart() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().display();
-        let mut first = Drive::open(&spec(file.path()), true).unwrap();
-        let mut second = Drive::open(&spec(file.path()), true).unwrap();
+        let mut first = Drive::open(&spec(file.path()), true, &Descriptors::default()).unwrap();
+        let mut second = Drive::open(&spec(file.path()), true, &Descriptors::default()).unwrap();
         let read_only = DriveSpec { read_only: true, ..spec(file.path()) };
-        let mut reader = Drive::open(&read_only, true).unwrap();
+        let mut reader = Drive::open(&read_only, true, &Descriptors::default()).unwrap();
         first.attach(false).unwrap();
         let hint = format!("Is another process using the image [{path}]?");
         let refused = second.attach(false).unwrap_err().to_string();
@@ -233,7 +242,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(4096).unwrap();
         let open = |active| {
-            let mut drive = Drive::open(&spec(file.path()), active).unwrap();
+            let mut drive =
+                Drive::open(&spec(file.path()), active, &Descriptors::default()).unwrap();
             drive.attach(false).unwrap();
             drive.into_node(Outlet::Unconnected).unwrap()
         };
@@ -260,7 +270,7 @@ mod tests {
             let changed = format!("The size of '{path}' has changed from 4096 to 8192 bytes");
             assert_eq!(first.send(Activate).await.unwrap(), Err(changed));
             // A refusal leaves no lock behind.
-            let mut third = Drive::open(&spec(file.path()), true).unwrap();
+            let mut third = Drive::open(&spec(file.path()), true, &Descriptors::default()).unwrap();
             third.attach(false).unwrap();
             assert_eq!(std::fs::read(file.path()).unwrap()[0], 1);
         });
@@ -269,8 +279,10 @@ mod tests {
     #[test]
     fn a_pause_is_answered_when_nothing_is_in_flight() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let node =
-            Drive::open(&spec(file.path()), true).unwrap().into_node(Outlet::Unconnected).unwrap();
+        let node = Drive::open(&spec(file.path()), true, &Descriptors::default())
+            .unwrap()
+            .into_node(Outlet::Unconnected)
+            .unwrap();
         let requests = node.requests();
         let done: Arc<Probe<BlockDone>> = Arc::new(Probe::new());
         let flush = |tag| BlockRequest { tag, op: BlockOp::Flush, done: done.outlet() };

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::message::{
-    Attach, CharCredit, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
+    Attach, CharCredit, CharDescriptor, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
 };
 use crate::terminal::RawMode;
 
@@ -24,17 +25,25 @@ pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 /// Bytes held for a front end that has granted no credit, so that a closed connection is noticed.
 const READ_AHEAD: usize = 4096;
 
+/// Descriptors that may wait to be delivered; nothing is read while that many do.
+const PASSED_MAX: usize = 8;
+
 /// Largest single read.
 const READ_MAX: usize = 64 * 1024;
 
 /// A peer that has finished sending still gets the answers to what it sent, for this long.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// Where a reader leaves the descriptor that came with the bytes of its last read.
+pub type Passed = Arc<Mutex<Option<OwnedFd>>>;
+
 /// The two directions of a byte stream; one that is absent reads nothing, or swallows everything.
 #[derive(Default)]
 pub struct Ends {
     pub reader: Option<Reader>,
     pub writer: Option<Writer>,
+    /// Of a stream that can pass descriptors.
+    pub passed: Option<Passed>,
 }
 
 /// A connection, and what `query-chardev` calls it.
@@ -68,6 +77,12 @@ pub struct Device {
     credit: usize,
     /// Read, but not yet delivered.
     input: VecDeque<u8>,
+    /// Bytes read so far.
+    received: u64,
+    /// Where the reader leaves descriptors.
+    passing: Option<Passed>,
+    /// Those that came, each with the number of bytes before it.
+    passed: VecDeque<(u64, OwnedFd)>,
     /// To be written, in order, with what is in flight left out.
     output: VecDeque<Vec<u8>>,
     reader: Option<Reader>,
@@ -99,6 +114,9 @@ impl Device {
             front: None,
             credit: 0,
             input: VecDeque::new(),
+            received: 0,
+            passing: None,
+            passed: VecDeque::new(),
             output: VecDeque::new(),
             reader: None,
             writer: None,
@@ -131,6 +149,7 @@ impl Device {
     fn open(&mut self, ends: Ends) {
         self.reader = ends.reader;
         self.writer = ends.writer;
+        self.passing = ends.passed;
         self.connected = true;
         self.ended = false;
     }
@@ -178,6 +197,8 @@ impl Device {
         self.connected = false;
         self.reader = None;
         self.writer = None;
+        self.passing = None;
+        self.passed.clear();
         if let Some(read) = self.read.take() {
             ctx.cancel_future(read);
         }
@@ -193,7 +214,8 @@ impl Device {
     /// Read as long as there is credit, and a little ahead.
     fn start_read(&mut self, ctx: &mut Context<Self>) {
         let room = self.credit.max(READ_AHEAD).saturating_sub(self.input.len()).min(READ_MAX);
-        if room == 0 || self.read.is_some() || self.ended {
+        let full = self.passed.len() >= PASSED_MAX;
+        if room == 0 || full || self.read.is_some() || self.ended {
             return;
         }
         let Some(mut reader) = self.reader.take() else { return };
@@ -208,6 +230,10 @@ impl Device {
                 match result {
                     Ok(count) if count > 0 => {
                         device.reader = Some(reader);
+                        let passed =
+                            device.passing.as_ref().and_then(|passing| passing.lock().take());
+                        device.passed.extend(passed.map(|fd| (device.received, fd)));
+                        device.received += count as u64;
                         device.input.extend(&bytes[..count]);
                         device.deliver(ctx);
                         device.start_read(ctx);
@@ -225,8 +251,18 @@ impl Device {
     /// Hand over what the front end has room for.
     fn deliver(&mut self, ctx: &mut Context<Self>) {
         if let Some(front) = &self.front {
-            let count = self.credit.min(self.input.len());
-            if count > 0 {
+            while self.credit > 0 && !self.input.is_empty() {
+                let delivered = self.received - self.input.len() as u64;
+                let due = self.passed.front().is_some_and(|(before, _)| *before <= delivered);
+                if due && let Some((_, fd)) = self.passed.pop_front() {
+                    if let Some(to) = &front.descriptor {
+                        to.do_send(CharDescriptor(fd));
+                    }
+                    continue;
+                }
+                let next = self.passed.front().map_or(u64::MAX, |(before, _)| before - delivered);
+                let count = self.credit.min(self.input.len());
+                let count = usize::try_from(next).map_or(count, |next| count.min(next));
                 self.credit -= count;
                 front.input.do_send(CharInput(self.input.drain(..count).collect()));
             }

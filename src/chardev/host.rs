@@ -15,6 +15,7 @@ use rustix::termios::OptionalActions;
 use super::device::{Connection, Connector, Ends, Source};
 use super::fd::{self, PollFd};
 use super::{ChardevError, words};
+use crate::net::descriptors::Descriptors;
 use crate::terminal::RawMode;
 
 /// How often a pseudo-terminal that nobody has open is looked at.
@@ -34,8 +35,16 @@ pub(super) fn announce(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// A file to write to.
-pub async fn create(path: &Path, append: bool) -> Result<tokio::fs::File, ChardevError> {
+/// A file to write to, or what has been given in its place.
+pub async fn create(
+    path: &Path,
+    append: bool,
+    descriptors: &Descriptors,
+) -> Result<tokio::fs::File, ChardevError> {
+    let how = if append { OFlags::APPEND } else { OFlags::TRUNC };
+    if let Some(given) = descriptors.open(path, OFlags::WRONLY | OFlags::CREATE | how) {
+        return Ok(tokio::fs::File::from_std(given?.into()));
+    }
     tokio::fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -47,16 +56,27 @@ pub async fn create(path: &Path, append: bool) -> Result<tokio::fs::File, Charde
 }
 
 /// Output into a file, input from another.
-pub async fn file(out: &Path, append: bool, input: Option<&Path>) -> Result<Source, ChardevError> {
-    let writer = create(out, append).await?;
+pub async fn file(
+    out: &Path,
+    append: bool,
+    input: Option<&Path>,
+    descriptors: &Descriptors,
+) -> Result<Source, ChardevError> {
+    let writer = create(out, append, descriptors).await?;
     let reader = match input {
         None => None,
         Some(path) => {
-            let file = std::fs::File::open(path).map_err(|error| open_error(path, &error))?;
-            Some(fd::reader(file.into()).map_err(|error| open_error(path, &error))?)
+            let file = match descriptors.open(path, OFlags::RDONLY) {
+                Some(given) => given?,
+                None => {
+                    let opened = std::fs::File::open(path);
+                    opened.map_err(|error| open_error(path, &error))?.into()
+                }
+            };
+            Some(fd::reader(file).map_err(|error| open_error(path, &error))?)
         }
     };
-    Ok(Source::Fixed(Ends { reader, writer: Some(Box::new(writer)) }))
+    Ok(Source::Fixed(Ends { reader, writer: Some(Box::new(writer)), passed: None }))
 }
 
 /// `PATH.in` and `PATH.out`, or `PATH` for both directions. Opened for reading and writing, so that
@@ -80,7 +100,7 @@ pub fn pipe(path: &Path) -> Result<Source, ChardevError> {
     };
     let reader = fd::reader(input).map_err(failed)?;
     let writer = fd::writer(output).map_err(failed)?;
-    Ok(Source::Fixed(Ends { reader: Some(reader), writer: Some(writer) }))
+    Ok(Source::Fixed(Ends { reader: Some(reader), writer: Some(writer), passed: None }))
 }
 
 /// Standard input and output, in raw mode if that is a terminal.
@@ -91,6 +111,7 @@ pub fn stdio(signal: bool) -> Result<Source, ChardevError> {
     let ends = Ends {
         reader: Some(input.map_err(host_error("standard input"))?),
         writer: Some(output.map_err(host_error("standard output"))?),
+        passed: None,
     };
     Ok(Source::Terminal(ends, mode))
 }
@@ -144,7 +165,11 @@ impl Connector for Pty {
             }
             // A registration of its own: a hang-up sticks to the one that has seen it.
             let end = PollFd::new(self.master.try_clone()?)?;
-            let ends = Ends { reader: Some(Box::new(end.clone())), writer: Some(Box::new(end)) };
+            let ends = Ends {
+                reader: Some(Box::new(end.clone())),
+                writer: Some(Box::new(end)),
+                passed: None,
+            };
             Ok(Connection { ends, filename: self.disconnected() })
         })
     }

@@ -1,6 +1,8 @@
 //! The protocol between a character back end and its front end. Nothing is lost in either
 //! direction: input flows only against credit, output is acknowledged.
 
+use std::os::fd::OwnedFd;
+
 use actix::{Message, Recipient};
 
 /// Front end → back end: who the front end is. One front end at a time; a second `Attach`
@@ -11,12 +13,19 @@ pub struct Attach {
     pub input: Recipient<CharInput>,
     pub written: Recipient<CharWritten>,
     pub event: Recipient<CharEvent>,
+    /// Who takes descriptors, if the front end has a use for them. Others' are closed.
+    pub descriptor: Option<Recipient<CharDescriptor>>,
 }
 
 /// Back end → front end: bytes that arrived; never more than the credit granted.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct CharInput(pub Vec<u8>);
+
+/// Back end → front end: the peer has passed a descriptor along with the input that comes next.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CharDescriptor(pub OwnedFd);
 
 /// Front end → back end: room for `0` more input bytes (adds to earlier credit).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
+use crate::net::descriptors::Descriptors;
 use device::{Device, Source};
 use message::{CharBackend, SendBreak};
 use ring::Ring;
@@ -40,6 +41,9 @@ pub enum ChardevError {
     Bind { address: String, reason: String },
     #[error("Failed to find an available port: {reason}")]
     NoPort { reason: String },
+    /// Of a set of descriptors in place of a file.
+    #[error(transparent)]
+    Given(#[from] crate::net::descriptors::DescriptorError),
     #[error(transparent)]
     Resolve(#[from] crate::net::resolve::ResolveError),
     #[error("Cannot disable IPv4 and IPv6 at same time")]
@@ -121,6 +125,8 @@ pub struct OpenContext {
     pub shutdown: Outlet<RequestShutdown>,
     /// How many front ends a multiplexer will get; it opens when all have attached.
     pub front_ends: usize,
+    /// What is opened as `/dev/fdset/N`.
+    pub descriptors: Descriptors,
 }
 
 /// Open a character device; its actors run on the current arbiter. `others` are those opened
@@ -158,7 +164,10 @@ pub async fn open(
             *filename.lock() = "ringbuf".into();
             let buffer = Ring::new(*size);
             ring = Some(buffer.clone());
-            Source::Fixed(device::Ends { reader: None, writer: Some(Box::new(buffer)) })
+            Source::Fixed(device::Ends {
+                writer: Some(Box::new(buffer)),
+                ..device::Ends::default()
+            })
         }
         ChardevKind::Stdio { signal } => {
             *filename.lock() = "stdio".into();
@@ -166,7 +175,7 @@ pub async fn open(
         }
         ChardevKind::File { out, append, input } => {
             *filename.lock() = "file".into();
-            host::file(out, *append, input.as_deref()).await?
+            host::file(out, *append, input.as_deref(), &context.descriptors).await?
         }
         ChardevKind::Pipe { path } => {
             *filename.lock() = "pipe".into();
@@ -181,7 +190,7 @@ pub async fn open(
     };
     let log = match &spec.log {
         None => None,
-        Some(log) => Some(host::create(&log.path, log.append).await?),
+        Some(log) => Some(host::create(&log.path, log.append, &context.descriptors).await?),
     };
     if let Source::Connections { first, more } = &source {
         let first = first.as_ref().map(|connection| connection.filename.clone());

@@ -352,6 +352,7 @@ impl Actor for Mux {
             input: ctx.address().recipient(),
             written: ctx.address().recipient(),
             event: ctx.address().recipient(),
+            descriptor: None,
         });
     }
 }

@@ -1,18 +1,23 @@
 //! Stream sockets: listening for one client at a time, or connecting, perhaps again and again.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, sockopt};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, sockopt};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
-use super::device::{Connection, Connector, Ends, Source};
+use super::device::{Connection, Connector, Ends, Passed, Source};
 use super::spec::{ChardevSpec, SocketAddress, SocketSpec};
 use super::{ChardevError, words};
 use crate::net::inherited;
@@ -20,6 +25,9 @@ use crate::net::resolve::{self, Families, ResolveError};
 
 /// Longest path of a UNIX socket, and size of an abstract name (`sun_path`).
 const SUN_PATH: usize = 108;
+
+/// Most descriptors of one message that are received; the kernel closes the others.
+const MESSAGE_MAX: usize = 16;
 
 /// Before accepting again after an error of the host, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -61,14 +69,68 @@ fn over_tcp(stream: TcpStream, nodelay: bool, server: &str) -> Connection {
     let filename =
         format!("tcp:{}{server} <-> {}", name(stream.local_addr()), name(stream.peer_addr()));
     let (reader, writer) = stream.into_split();
-    let ends = Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)) };
+    let ends =
+        Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)), passed: None };
     Connection { ends, filename }
 }
 
 fn over_unix(stream: UnixStream, filename: String) -> Connection {
-    let (reader, writer) = stream.into_split();
-    let ends = Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)) };
+    let (half, writer) = stream.into_split();
+    let passed = Passed::default();
+    let reader = PassingReader { half, passed: Arc::clone(&passed) };
+    let ends = Ends {
+        reader: Some(Box::new(reader)),
+        writer: Some(Box::new(writer)),
+        passed: Some(passed),
+    };
     Connection { ends, filename }
+}
+
+/// What comes over a UNIX socket: bytes, and descriptors along with them.
+struct PassingReader {
+    half: OwnedReadHalf,
+    /// The first descriptor of the message that was read last.
+    passed: Passed,
+}
+
+impl AsyncRead for PassingReader {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let socket: &UnixStream = self.half.as_ref();
+        loop {
+            ready!(socket.poll_read_ready(cx))?;
+            let space = buf.initialize_unfilled();
+            match socket.try_io(Interest::READABLE, || receive(socket, space)) {
+                Ok((count, passed)) => {
+                    buf.advance(count);
+                    if passed.is_some() {
+                        *self.passed.lock() = passed;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+/// Read bytes, at most up to the next that a descriptor came with; the first that came with them.
+/// Commands take one each, so that the others of a message are closed here.
+fn receive(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(bytes)];
+    let received =
+        rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let first = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
+        _ => None,
+    });
+    Ok((received.bytes, first))
 }
 
 /// `unix:` and `tcp:` as `query-chardev` writes an address.

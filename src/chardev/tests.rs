@@ -63,6 +63,7 @@ impl Front {
             input: probe.clone().recipient(),
             written: probe.clone().recipient(),
             event: probe.clone().recipient(),
+            descriptor: None,
         });
         Self { backend, heard, _probe: probe }
     }
@@ -124,7 +125,7 @@ fn spec(kind: ChardevKind) -> ChardevSpec {
 }
 
 fn context(front_ends: usize) -> OpenContext {
-    OpenContext { shutdown: Outlet::Unconnected, front_ends }
+    OpenContext { shutdown: Outlet::Unconnected, front_ends, descriptors: Descriptors::default() }
 }
 
 async fn opened(kind: ChardevKind) -> Chardev {
@@ -431,7 +432,7 @@ impl MuxBench {
         let shutdown = Outlet::fold(move |request| {
             let _ = sender.send(request);
         });
-        let context = OpenContext { shutdown, front_ends: 2 };
+        let context = OpenContext { shutdown, front_ends: 2, descriptors: Descriptors::default() };
         let spec = ChardevSpec { mux: true, ..spec(ChardevKind::Socket(unix(&path, true))) };
         let chardev = open(&spec, &context, &[]).await.unwrap();
         let client = UnixStream::connect(&path).unwrap();

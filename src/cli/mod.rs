@@ -188,6 +188,7 @@ impl Session {
             drives: Vec::<DriveSpec>::new(),
             devices: Vec::<DeviceSpec>::new(),
             objects: Vec::<ObjectSpec>::new(),
+            descriptors: Vec::new(),
             globals: Vec::<GlobalSpec>::new(),
             incoming: None,
             only_migratable: false,
@@ -251,6 +252,7 @@ impl Session {
                 self.spec.globals.push(global);
             }
             "incoming" => self.spec.incoming = Some(migration::incoming(text, origin)?),
+            "add-fd" => self.spec.descriptors.push(settings::add_fd(text, origin)?),
             "only-migratable" => self.spec.only_migratable = true,
             "fw_cfg" => models::fw_cfg(text, origin, &mut self.spec.fw_cfg, &mut self.warnings)?,
             "drive" => self.disks.drive(text, origin, &mut self.warnings)?,

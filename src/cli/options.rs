@@ -174,6 +174,11 @@ const OPTIONS: &[(&str, &[Row])] = &[
                 "wait for a migration: tcp:HOST:PORT, unix:PATH, vsock:CID:PORT, fd:N,\n\
                  exec:COMMAND, file:PATH[,offset=N], or what migrate-incoming will say",
             ),
+            row(
+                "add-fd",
+                "fd=FD,set=SET[,opaque=TEXT]",
+                "put an open descriptor into /dev/fdset/SET",
+            ),
             row("only-migratable", "", "refuse what cannot migrate"),
             row("S", "", "do not start the harts (type 'c' at the monitor)"),
             row("d", "item[,item...]", "log these ('-d help' lists them)"),
@@ -206,7 +211,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
     (
         "Options of QEMU that the machine has nothing for",
         &[
-            refused("add-fd", "value", "descriptor sets are not available"),
             refused("audiodev", "value", "the machine has no sound device"),
             refused("cdrom", "value", "the machine has no CD-ROM drive; use -drive with if=virtio"),
             refused("compat", "value", "compatibility policies are not available"),

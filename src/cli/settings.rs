@@ -7,7 +7,8 @@ use super::opts::Opts;
 use super::{OptionError, Step, options, refused, value};
 use crate::machine::message::{PanicAction, RebootAction, ShutdownAction};
 use crate::machine::spec::{
-    Actions, LOG_ITEMS, LOG_ITEMS_UNAVAILABLE, MachineSpec, RtcBase, RtcClock, WatchdogAction,
+    Actions, DescriptorSpec, LOG_ITEMS, LOG_ITEMS_UNAVAILABLE, MachineSpec, RtcBase, RtcClock,
+    WatchdogAction,
 };
 
 /// Take an option.
@@ -132,6 +133,25 @@ pub fn display(text: &str) -> Result<(), OptionError> {
             allowed: "none".into(),
         }),
     }
+}
+
+/// `-add-fd`
+pub fn add_fd(text: &str, origin: &str) -> Result<DescriptorSpec, OptionError> {
+    let mut opts = Opts::parse(text, None);
+    let fd = opts.take_number("fd")?;
+    let set = opts.take_number("set")?;
+    let opaque = opts.take("opaque");
+    opts.finish()?;
+    let Some(fd) = fd.and_then(|fd| i32::try_from(fd).ok()) else {
+        return refused("fd option is required and must be non-negative");
+    };
+    if fd <= 2 {
+        return refused("fd cannot be a standard I/O stream");
+    }
+    let Some(set) = set.and_then(|set| i64::try_from(set).ok()) else {
+        return refused("set option is required and must be non-negative");
+    };
+    Ok(DescriptorSpec { fd, set, opaque, origin: origin.to_owned() })
 }
 
 fn actions(text: &str, actions: &mut Actions) -> Result<(), OptionError> {

@@ -7,6 +7,7 @@ mod chardev;
 pub mod command;
 pub mod complete;
 mod control;
+mod descriptors;
 pub mod expression;
 mod inspect;
 mod memory;

@@ -11,11 +11,12 @@ use super::complete;
 use super::readline::Readline;
 use super::state::HmpState;
 use crate::chardev::message::{
-    Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
+    Attach, CharBackend, CharCredit, CharDescriptor, CharEvent, CharInput, CharOutput, CharWritten,
 };
 use crate::qmp::command::Command as _;
 use crate::qmp::commands::introspect::VERSION;
 use crate::qmp::commands::migration::MigrateCancel;
+use crate::qmp::link::PassedDescriptor;
 use crate::qmp::migration::Outlook;
 use crate::qmp::monitor::{AwaitMigration, Execute, ExecuteHuman, FlushOutput, Monitor, Register};
 
@@ -40,6 +41,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>) -> Addr<HmpSession> 
         focus: Focus::Here,
         granted: 0,
         input: VecDeque::new(),
+        passed: PassedDescriptor::default(),
         executing: false,
         waiting: None,
         output: Vec::new(),
@@ -76,6 +78,8 @@ pub struct HmpSession {
     granted: usize,
     /// Received, not yet looked at.
     input: VecDeque<u8>,
+    /// The last descriptor that came, for the line that is typed.
+    passed: PassedDescriptor,
     /// A line is being executed; keys wait.
     executing: bool,
     /// What is executed is a migration that is waited for.
@@ -102,7 +106,8 @@ impl Actor for HmpSession {
         self.backend.attach.do_send(Attach {
             input: me.clone().recipient(),
             written: me.clone().recipient(),
-            event: me.recipient(),
+            event: me.clone().recipient(),
+            descriptor: Some(me.recipient()),
         });
     }
 }
@@ -134,6 +139,14 @@ impl Handler<CharEvent> for HmpSession {
             CharEvent::Break => {}
         }
         self.advance(ctx);
+    }
+}
+
+impl Handler<CharDescriptor> for HmpSession {
+    type Result = ();
+
+    fn handle(&mut self, CharDescriptor(fd): CharDescriptor, _: &mut Self::Context) {
+        self.passed.put(fd);
     }
 }
 
@@ -182,6 +195,7 @@ impl HmpSession {
         self.executing = false;
         self.waiting = None;
         self.input.clear();
+        self.passed = PassedDescriptor::default();
         self.output.clear();
     }
 
@@ -243,7 +257,12 @@ impl HmpSession {
             return;
         }
         let command = MigrateCancel::NAME.to_owned();
-        let cancel = Execute { command, arguments: Default::default(), out_of_band: false };
+        let cancel = Execute {
+            command,
+            arguments: Default::default(),
+            out_of_band: false,
+            passed: PassedDescriptor::default(),
+        };
         let connection = self.connection;
         let done = self.monitor.send(cancel).into_actor(self).map(move |answer, session, ctx| {
             if let Ok(Err(error)) = answer
@@ -304,7 +323,11 @@ impl HmpSession {
 
     fn execute(&mut self, line: String, ctx: &mut Context<Self>) {
         self.executing = true;
-        let execution = self.monitor.send(ExecuteHuman { line, state: self.state });
+        let execution = self.monitor.send(ExecuteHuman {
+            line,
+            state: self.state,
+            passed: self.passed.clone(),
+        });
         let connection = self.connection;
         let done = execution.into_actor(self).map(move |answer, session, ctx| {
             if session.connection != connection {

@@ -3,7 +3,9 @@
 
 use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
-use super::{chardev, control, inspect, memory, migration, migration_settings, objects, tree};
+use super::{
+    chardev, control, descriptors, inspect, memory, migration, migration_settings, objects, tree,
+};
 
 macro_rules! run {
     ($handler:path) => {
@@ -27,8 +29,10 @@ macro_rules! commands {
 pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
     "chardev-send-break", [required("id", Kind::Text)], "id", "send a break on a character device" => run!(chardev::chardev_send_break);
+    "closefd", [required("fdname", Kind::Text)], "name", "close a descriptor that getfd has taken in" => run!(descriptors::closefd);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
+    "getfd", [required("fdname", Kind::Text)], "name", "give a name to the descriptor that came with this command" => run!(descriptors::getfd);
     "help|?", [optional("name", Kind::CommandName), optional("item", Kind::Text)], "[cmd]", "list the commands, or explain one" => run!(control::help);
     "info", [], "[subcommand]", "show one aspect of the machine" => Action::Table(INFO);
     "log", [required("items", Kind::Text)], "item1[,...]", "log these items from now on ('log help' lists them)" => run!(control::log);

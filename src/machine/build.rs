@@ -49,6 +49,7 @@ use crate::migration::ram::block::Bytes;
 use crate::migration::ram::device::DeviceBlock;
 use crate::migration::sections::{Sections, StateSource};
 use crate::migration::vmstate::VmState;
+use crate::net::descriptors::Descriptors;
 use crate::qtest::gpio::Gpios;
 use crate::qtest::memory::AddressSpace;
 use crate::qtest::stepped::SteppedClock;
@@ -89,6 +90,8 @@ pub struct Connections<'a> {
     pub serial: Option<CharBackend>,
     /// The guest that runs when the command line names none.
     pub embedded_guest: &'a [u8],
+    /// What drives are opened as `/dev/fdset/N`.
+    pub descriptors: &'a Descriptors,
     /// Told when the process is to end.
     pub exit: Outlet<Exited>,
 }
@@ -492,7 +495,7 @@ fn devices(
     let rtc = board.map("goldfish_rtc", map::RTC.base, rtc);
     board.manage("goldfish_rtc", &rtc);
 
-    let mut drives = Drives::open(spec)?;
+    let mut drives = Drives::open(spec, connections.descriptors)?;
     let mut blocks = flash_banks::plug(board, spec, &mut drives)?;
     blocks.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
     Ok(Devices { uart: Some(uart.recipient()), blocks, gpios: wiring.gpios(&irq, peers) })

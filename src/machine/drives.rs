@@ -3,13 +3,14 @@
 use super::build::BuildError;
 use super::spec::MachineSpec;
 use crate::block::node::Drive;
+use crate::net::descriptors::Descriptors;
 
 /// Every drive, open; a device takes it out.
 pub(super) struct Drives(Vec<(String, Option<Drive>)>);
 
 impl Drives {
     /// Open all of them.
-    pub(super) fn open(spec: &MachineSpec) -> Result<Self, BuildError> {
+    pub(super) fn open(spec: &MachineSpec, descriptors: &Descriptors) -> Result<Self, BuildError> {
         // With -incoming the machine that comes still has the images.
         let active = spec.incoming.is_none();
         let open = |drive| {
@@ -17,7 +18,7 @@ impl Drives {
                 BuildError::Device { origin: origin.to_owned(), reason: error.to_string() }
             };
             let spec: &super::spec::DriveSpec = drive;
-            Drive::open(spec, active)
+            Drive::open(spec, active, descriptors)
                 .map(|drive| (spec.id.clone(), Some(drive)))
                 .map_err(|error| refused(error, &spec.origin))
         };

@@ -8,14 +8,18 @@ use serde_json::Value;
 use super::build::Machine;
 use super::vm::Exited;
 use crate::actors::outlet::Outlet;
-use crate::migration::channel::{self, Address, ChannelContext, ChannelError, Listener};
+use crate::migration::channel::{
+    self, Address, ChannelContext, ChannelError, Listener, ServerTlsChoice,
+};
 use crate::migration::destination::{
-    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MigrationDestination,
+    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, LiveSettings,
+    MigrationDestination,
 };
 use crate::migration::message::{MigrationEvent, Settings};
 use crate::migration::ram::machine::MachineMemory;
 use crate::migration::source::{Connect, MigrationSource, Opening, SourcePeers};
 use crate::migration::status::ErrorDesc;
+use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
 
 /// The machine type that the stream names.
@@ -25,11 +29,12 @@ const MACHINE: &str = "virt";
 pub fn start(
     machine: &Machine,
     objects: &Objects,
+    descriptors: &Descriptors,
     uuid: [u8; 16],
     events: Recipient<MigrationEvent>,
     exit: Outlet<Exited>,
 ) -> (Addr<MigrationSource>, Addr<MigrationDestination>) {
-    let channels = Channels(objects.clone());
+    let channels = Channels { objects: objects.clone(), descriptors: descriptors.clone() };
     let outgoing = MachineMemory {
         ram: Arc::clone(&machine.ram),
         harts: machine.harts.clone(),
@@ -71,31 +76,44 @@ pub fn start(
 
 /// Channels of every kind, inside TLS if `tls-creds` names credentials.
 #[derive(Debug, Clone)]
-struct Channels(Objects);
+struct Channels {
+    objects: Objects,
+    descriptors: Descriptors,
+}
 
 impl Channels {
     fn context_of_source(&self, settings: &Settings) -> Result<ChannelContext, ErrorDesc> {
         let parameters = &settings.parameters;
+        let descriptors = self.descriptors.clone();
         let direct_io = settings.direct_io();
-        let mut context = ChannelContext { direct_io, ..ChannelContext::default() };
+        let mut context = ChannelContext { descriptors, direct_io, ..ChannelContext::default() };
         if !parameters.tls_creds.is_empty() {
             let hostname = Some(parameters.tls_hostname.as_str());
-            let tls = self.0.client_tls(&parameters.tls_creds, hostname);
+            let tls = self.objects.client_tls(&parameters.tls_creds, hostname);
             context.client_tls = Some(tls.map_err(|error| ErrorDesc::from(error.to_string()))?);
         }
         Ok(context)
     }
 
-    fn context_of_destination(&self, settings: &Settings) -> Result<ChannelContext, ErrorDesc> {
-        let parameters = &settings.parameters;
-        let direct_io = settings.direct_io();
-        let mut context = ChannelContext { direct_io, ..ChannelContext::default() };
-        if !parameters.tls_creds.is_empty() {
+    /// Credentials are those that the settings name when somebody connects.
+    fn context_of_destination(&self, settings: LiveSettings) -> ChannelContext {
+        let objects = self.objects.clone();
+        let direct_io = settings.borrow().direct_io();
+        let choose = move || {
+            let parameters = &settings.borrow().parameters;
+            if parameters.tls_creds.is_empty() {
+                return Ok(None);
+            }
             let authz = Some(parameters.tls_authz.as_str());
-            let tls = self.0.server_tls(&parameters.tls_creds, authz);
-            context.server_tls = Some(tls.map_err(|error| ErrorDesc::from(error.to_string()))?);
+            let tls = objects.server_tls(&parameters.tls_creds, authz);
+            tls.map(Some).map_err(|error| error.to_string())
+        };
+        ChannelContext {
+            descriptors: self.descriptors.clone(),
+            server_tls: ServerTlsChoice::new(choose),
+            direct_io,
+            ..ChannelContext::default()
         }
-        Ok(context)
     }
 }
 
@@ -110,10 +128,10 @@ impl Connect for Channels {
 }
 
 impl Listen for Channels {
-    fn listen(&self, address: &Address, settings: &Settings) -> Listening {
+    fn listen(&self, address: &Address, settings: LiveSettings) -> Listening {
         let (address, context) = (address.clone(), self.context_of_destination(settings));
         Box::pin(async move {
-            let listener = channel::listen(&address, &context?).await;
+            let listener = channel::listen(&address, &context).await;
             let listener = listener.map_err(|error| ErrorDesc::from(error.to_string()))?;
             let accept: Box<dyn Accept> = Box::new(Accepted(listener));
             Ok(accept)
@@ -133,7 +151,9 @@ impl Accept for Accepted {
             self.0.accept().await.map_err(|error| {
                 let reason = ErrorDesc::from(error.to_string());
                 match error {
-                    ChannelError::OneChannel(_) => AcceptError::Final(reason),
+                    ChannelError::OneChannel(_)
+                    | ChannelError::Credentials(_)
+                    | ChannelError::TlsOverFile => AcceptError::Final(reason),
                     _ => AcceptError::Connection(reason),
                 }
             })

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine, QtestParts};
 use super::message::{RequestShutdown, ShutdownCause};
-use super::spec::{Incoming, MachineSpec, MonitorMode, MonitorSpec, QtestLog};
+use super::spec::{DescriptorSpec, Incoming, MachineSpec, MonitorMode, MonitorSpec, QtestLog};
 use super::vm::{Exited, PowerOn, Vm};
 use super::{log, migration};
 use crate::actors::message::{Snapshot, Terminate};
@@ -20,6 +20,8 @@ use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
 use crate::migration::capability::LACKING;
+use crate::net::descriptors::Descriptors;
+use crate::net::inherited;
 use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::migration::MigrationLink;
@@ -69,8 +71,9 @@ async fn machine(
         // The receiver lives as long as the machine.
         let _ = early_shutdown.send(request);
     });
+    let descriptors = take_descriptors(&spec.descriptors)?;
     let objects = make_objects(&spec).await?;
-    let chardevs = open_chardevs(&spec, &shutdown).await?;
+    let chardevs = open_chardevs(&spec, &shutdown, &descriptors).await?;
     let backend = |id: &str| chardevs.get(id).map(Chardev::front_end);
     // On a multiplexer the front end that is made last has the focus: the serial port's.
     let monitors: Vec<_> = spec.monitors.iter().map(|m| (m.mode, backend(&m.chardev))).collect();
@@ -88,7 +91,8 @@ async fn machine(
         }
     });
     let exit_of_migration = exit.clone();
-    let connections = Connections { chardevs: &backend, serial, embedded_guest, exit };
+    let connections =
+        Connections { chardevs: &backend, serial, embedded_guest, descriptors: &descriptors, exit };
     let mut machine = build::build(&spec, &isa, connections)?;
     let vm = machine.vm.clone();
     actix::spawn(async move {
@@ -98,7 +102,7 @@ async fn machine(
     });
     let monitor = Monitor::start(
         MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
-        machine_info(&spec, &chardevs, objects.clone()),
+        machine_info(&spec, &chardevs, objects.clone(), descriptors.clone()),
     );
     for (mode, backend) in monitors {
         let Some(backend) = backend else { continue };
@@ -121,7 +125,7 @@ async fn machine(
     let events = monitor.clone().recipient();
     let uuid = spec.uuid.unwrap_or_default();
     let (source, destination) =
-        migration::start(&machine, &objects, uuid, events, exit_of_migration);
+        migration::start(&machine, &objects, &descriptors, uuid, events, exit_of_migration);
     monitor.send(ConnectMigration(MigrationLink::to(&source, &destination))).await?;
     let incoming = spec.incoming.is_some();
     machine.vm.send(PowerOn { run: !spec.start_paused, incoming }).await??;
@@ -199,6 +203,7 @@ fn open_qtest_log(log: &QtestLog) -> anyhow::Result<Log> {
 async fn open_chardevs(
     spec: &MachineSpec,
     shutdown: &Outlet<RequestShutdown>,
+    descriptors: &Descriptors,
 ) -> anyhow::Result<HashMap<String, Chardev>> {
     let mut open: Vec<Chardev> = Vec::new();
     for chardev in &spec.chardevs {
@@ -206,11 +211,27 @@ async fn open_chardevs(
             + spec.monitors.iter().filter(|m| m.chardev == chardev.id).count()
             + usize::from(spec.qtest.as_ref().is_some_and(|q| q.chardev == chardev.id))
             + spec.devices.iter().filter(|d| d.prop("chardev") == Some(&chardev.id)).count();
-        let context = OpenContext { shutdown: shutdown.clone(), front_ends: users };
+        let context = OpenContext {
+            shutdown: shutdown.clone(),
+            front_ends: users,
+            descriptors: descriptors.clone(),
+        };
         let opened = chardev::open(chardev, &context, &open).await;
         open.push(opened.map_err(|e| anyhow::anyhow!("{}: {e}", chardev.origin))?);
     }
     Ok(open.into_iter().map(|chardev| (chardev.id.clone(), chardev)).collect())
+}
+
+/// What `-add-fd` gives. One may be given to several sets, so that all are taken before any is
+/// closed.
+fn take_descriptors(given: &[DescriptorSpec]) -> anyhow::Result<Descriptors> {
+    let descriptors = Descriptors::default();
+    for DescriptorSpec { fd, set, opaque, origin } in given {
+        let added = descriptors.add_inherited(*fd, *set, opaque.clone());
+        added.map_err(|error| anyhow::anyhow!("{origin}: {error}"))?;
+    }
+    given.iter().for_each(|given| inherited::close(given.fd));
+    Ok(descriptors)
 }
 
 /// What `-object` asks for, in order: a later one may refer to an earlier one.
@@ -229,6 +250,7 @@ fn machine_info(
     spec: &MachineSpec,
     chardevs: &HashMap<String, Chardev>,
     objects: Objects,
+    descriptors: Descriptors,
 ) -> MachineInfo {
     let mut chardevs: Vec<_> = chardevs.values().cloned().collect();
     chardevs.sort_by(|a, b| a.id.cmp(&b.id));
@@ -249,6 +271,7 @@ fn machine_info(
     };
     MachineInfo {
         objects,
+        descriptors,
         name: spec.name.clone(),
         uuid: spec.uuid.unwrap_or_default(),
         machines: vec![

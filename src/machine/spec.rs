@@ -60,6 +60,8 @@ pub struct MachineSpec {
     /// `-device` other than loaders, in order.
     pub devices: Vec<DeviceSpec>,
     pub objects: Vec<ObjectSpec>,
+    /// `-add-fd`, in order.
+    pub descriptors: Vec<DescriptorSpec>,
     /// `-global driver.property=value`.
     pub globals: Vec<GlobalSpec>,
     /// `-incoming`: what runs comes from another machine.
@@ -79,6 +81,18 @@ pub struct MachineSpec {
     pub process: ProcessSpec,
     /// Started without any argument: run the embedded default guest.
     pub embedded_guest: bool,
+}
+
+/// `-add-fd`: a descriptor that the parent process left open, for a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescriptorSpec {
+    /// Not that of a standard stream.
+    pub fd: i32,
+    pub set: i64,
+    /// What its user says of it.
+    pub opaque: Option<String>,
+    /// The option as written, which starts an error message.
+    pub origin: String,
 }
 
 /// `-incoming`.

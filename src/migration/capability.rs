@@ -153,7 +153,7 @@ impl Capabilities {
         parameters: &Parameters,
         incoming_started: bool,
     ) -> Result<(), ErrorDesc> {
-        if let Some(sentence) = self.conflict(parameters, incoming_started) {
+        if let Some(sentence) = self.conflict(old, parameters, incoming_started) {
             return Err(sentence.into());
         }
         let switched_on = |capability: &Capability| self.has(*capability) && !old.has(*capability);
@@ -176,8 +176,14 @@ impl Capabilities {
     }
 
     /// The first thing that speaks against this combination.
-    fn conflict(self, parameters: &Parameters, incoming_started: bool) -> Option<String> {
+    fn conflict(
+        self,
+        old: Self,
+        parameters: &Parameters,
+        incoming_started: bool,
+    ) -> Option<String> {
         use Capability as C;
+        let too_late = |capability| incoming_started && !old.has(capability);
         let found = |sentence: &str| Some(sentence.to_owned());
         if self.has(C::PostcopyRam) && self.has(C::XIgnoreShared) {
             return found("Postcopy is not compatible with ignore-shared");
@@ -202,13 +208,10 @@ impl Capabilities {
         if self.has(C::PostcopyPreempt) && !self.has(C::PostcopyRam) {
             return found("Postcopy preempt requires postcopy-ram");
         }
-        if self.has(C::PostcopyPreempt) && incoming_started {
+        if self.has(C::PostcopyPreempt) && too_late(C::PostcopyPreempt) {
             return found("Postcopy preempt must be set before incoming starts");
         }
-        if self.has(C::Multifd) && self.has(C::Xbzrle) {
-            return found("Multifd is not compatible with xbzrle");
-        }
-        if self.has(C::Multifd) && incoming_started {
+        if self.has(C::Multifd) && too_late(C::Multifd) {
             return found("Multifd must be set before incoming starts");
         }
         if self.has(C::SwitchoverAck) && !self.has(C::ReturnPath) {
@@ -223,6 +226,9 @@ impl Capabilities {
             return found(
                 "dirty-limit requires KVM with accelerator property 'dirty-ring-size' set",
             );
+        }
+        if self.has(C::Multifd) && self.has(C::Xbzrle) {
+            return found("Multifd is not compatible with xbzrle");
         }
         if self.has(C::MappedRam) && self.has(C::Xbzrle) {
             return found("Mapped-ram migration is incompatible with xbzrle");
@@ -315,6 +321,8 @@ mod tests {
             check("postcopy-ram postcopy-preempt", &plain, true),
             "Postcopy preempt must be set before incoming starts"
         );
+        // What has been on since before is not switched on too late.
+        assert_eq!(set("multifd events").check(set("multifd"), &plain, true), Ok(()));
         let tls = Parameters { tls_creds: "x".into(), ..Parameters::default() };
         assert_eq!(check("multifd zero-copy-send", &tls, false), ZERO_COPY);
         let mapped = set("mapped-ram");

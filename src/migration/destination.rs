@@ -16,11 +16,13 @@ use std::sync::Arc;
 use actix::prelude::*;
 use serde_json::Value;
 use tokio::runtime::Handle as Runtime;
+use tokio::sync::watch;
 
 use super::capability::Capability;
 use super::channel::{Address, Channel, ChannelControl};
 use super::message::{
     MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side, StartIncoming,
+    UpdateSettings,
 };
 use super::ram::loader::Incoming;
 use super::ram::mapped::MappedFile;
@@ -55,9 +57,12 @@ pub trait Accept: Send {
 /// A listener that is being made.
 pub type Listening = Pin<Box<dyn Future<Output = Result<Box<dyn Accept>, ErrorDesc>> + Send>>;
 
-/// Makes listeners, with TLS if the settings ask for it.
+/// Capabilities and parameters as they stand whenever they are looked at.
+pub type LiveSettings = watch::Receiver<Settings>;
+
+/// Makes listeners, which use TLS with what connects while the settings ask for it.
 pub trait Listen: Send + Sync {
-    fn listen(&self, address: &Address, settings: &Settings) -> Listening;
+    fn listen(&self, address: &Address, settings: LiveSettings) -> Listening;
 }
 
 /// Guest memory as it is loaded.
@@ -107,6 +112,8 @@ impl std::fmt::Debug for DestinationPeers {
 pub struct MigrationDestination {
     peers: Arc<DestinationPeers>,
     status: MigrationStatus,
+    /// Those of a migration are what they are when its source connects.
+    settings: watch::Sender<Settings>,
     /// Ends the channel when the actor ends.
     channel: Option<ChannelControl>,
 }
@@ -114,7 +121,8 @@ pub struct MigrationDestination {
 impl MigrationDestination {
     /// Nothing comes yet.
     pub fn new(peers: DestinationPeers) -> Self {
-        Self { peers: Arc::new(peers), status: MigrationStatus::None, channel: None }
+        let settings = watch::Sender::default();
+        Self { peers: Arc::new(peers), status: MigrationStatus::None, settings, channel: None }
     }
 
     fn enter(&mut self, state: MigrationState) {
@@ -128,7 +136,6 @@ impl MigrationDestination {
     fn wait(
         &mut self,
         mut listener: Box<dyn Accept>,
-        settings: Settings,
         exit_on_error: bool,
         ctx: &mut Context<Self>,
     ) {
@@ -137,10 +144,11 @@ impl MigrationDestination {
         if !addresses.is_empty() {
             self.peers.events.do_send(MigrationEvent::Listening(addresses));
         }
-        // The channels of a file are threads that read it.
-        let mapped = settings.capabilities.has(Capability::MappedRam);
-        if settings.capabilities.has(Capability::Multifd) && !mapped {
-            let mut gathering = Gathering::new(listener, &settings);
+        // The channels of a file are threads that read it. multifd can be switched off from now on,
+        // but no longer on.
+        let capabilities = self.settings.borrow().capabilities;
+        if capabilities.has(Capability::Multifd) && !capabilities.has(Capability::MappedRam) {
+            let mut gathering = Gathering::new(listener, self.settings.subscribe());
             let connected = async move {
                 let main = gathering.main().await;
                 main.map(|main| (main, gathering))
@@ -148,11 +156,14 @@ impl MigrationDestination {
             ctx.spawn(connected.into_actor(self).map(
                 move |connected, this, ctx| match connected {
                     Ok((Opening { channel, head }, gathering)) => {
-                        let uuid = this.peers.uuid;
-                        let (sides, taking) = multifd::prepare(gathering, &settings, uuid);
-                        ctx.spawn(taking.into_actor(this));
-                        let incoming =
-                            Connected { channel, head: head.to_vec(), sides: Some(sides) };
+                        let settings = this.settings.borrow().clone();
+                        let sides = settings.capabilities.has(Capability::Multifd).then(|| {
+                            let uuid = this.peers.uuid;
+                            let (sides, taking) = multifd::prepare(gathering, &settings, uuid);
+                            ctx.spawn(taking.into_actor(this));
+                            sides
+                        });
+                        let incoming = Connected { channel, head: head.to_vec(), sides };
                         this.load(incoming, settings, exit_on_error, ctx);
                     }
                     Err(reason) => this.fail(reason, exit_on_error),
@@ -174,6 +185,7 @@ impl MigrationDestination {
         ctx.spawn(connected.into_actor(self).map(move |connected, this, ctx| match connected {
             Ok(channel) => {
                 let incoming = Connected { channel, head: Vec::new(), sides: None };
+                let settings = this.settings.borrow().clone();
                 this.load(incoming, settings, exit_on_error, ctx);
             }
             Err(reason) => this.fail(reason, exit_on_error),
@@ -250,15 +262,24 @@ impl Handler<StartIncoming> for MigrationDestination {
             let refused = ErrorDesc::new("The incoming migration has already been started");
             return Box::pin(actix::fut::ready(Err(refused)));
         }
+        self.settings.send_replace(settings);
         // Until it listens nothing has been started, and another address may be tried.
-        let listening = self.peers.listen.listen(&address, &settings);
+        let listening = self.peers.listen.listen(&address, self.settings.subscribe());
         Box::pin(listening.into_actor(self).map(move |listening, this, ctx| {
             if this.status != MigrationStatus::None {
                 return Err(ErrorDesc::new("The incoming migration has already been started"));
             }
-            this.wait(listening?, settings, exit_on_error, ctx);
+            this.wait(listening?, exit_on_error, ctx);
             Ok(())
         }))
+    }
+}
+
+impl Handler<UpdateSettings> for MigrationDestination {
+    type Result = ();
+
+    fn handle(&mut self, message: UpdateSettings, _: &mut Self::Context) {
+        self.settings.send_replace(message.0);
     }
 }
 

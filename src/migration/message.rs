@@ -10,7 +10,8 @@ use super::channel::Address;
 use super::parameters::Parameters;
 use super::status::{ErrorDesc, MigrationState};
 
-/// Capabilities and parameters, as they stood when a migration was started.
+/// Capabilities and parameters: as they stood when an outgoing migration was started, and as they
+/// stand for one that is to come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     pub capabilities: Capabilities,
@@ -128,6 +129,12 @@ pub struct PauseMigration;
 #[rtype(result = "()")]
 pub struct UpdateParameters(pub Parameters);
 
+/// Monitor → destination: capabilities or parameters have changed. They hold for what connects from
+/// now on.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct UpdateSettings(pub Settings);
+
 /// Monitor → source or destination: answered at once by an actor that lives.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -154,6 +161,7 @@ pub struct StartMigration {
 #[rtype(result = "Result<(), ErrorDesc>")]
 pub struct StartIncoming {
     pub address: Address,
+    /// As they are now; `UpdateSettings` says how they change.
     pub settings: Settings,
     /// End the process with code 1 when it fails.
     pub exit_on_error: bool,

@@ -1,5 +1,6 @@
-//! The host's network: looking up names, and descriptors that the parent process left open.
+//! What is outside of this process: names of hosts, and descriptors that others have opened for us.
 #![forbid(unsafe_code)]
 
+pub mod descriptors;
 pub mod inherited;
 pub mod resolve;

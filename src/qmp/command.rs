@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    chardev, human, introspect, machine, memory, migration, migration_settings, migration_start,
-    objects, qom, status,
+    chardev, descriptors, human, introspect, machine, memory, migration, migration_settings,
+    migration_start, objects, qom, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -65,6 +65,11 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<chardev::QueryChardev>(),
         entry::<chardev::RingbufRead>(),
         entry::<chardev::RingbufWrite>(),
+        entry::<descriptors::AddFd>(),
+        entry::<descriptors::Closefd>(),
+        entry::<descriptors::Getfd>(),
+        entry::<descriptors::QueryFdsets>(),
+        entry::<descriptors::RemoveFd>(),
         entry::<machine::QueryCpusFast>(),
         entry::<machine::QueryCurrentMachine>(),
         entry::<machine::QueryKvm>(),

@@ -1,10 +1,12 @@
 //! What the monitors hold of the machine: the recipients of the Vm's messages and the facts that
 //! do not change while it runs. Tests put mocks behind each recipient.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message, Recipient};
+use parking_lot::Mutex;
 
 use super::error::QmpError;
 use super::migration::Migration;
@@ -14,6 +16,7 @@ use crate::machine::message as vm;
 use crate::machine::spec::LOG_ITEMS;
 use crate::migration::capability::Capabilities;
 use crate::migration::message::{Blockers, Settings};
+use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
 
 /// Every message the monitors send to the machine.
@@ -126,6 +129,8 @@ pub struct MachineInfo {
     pub chardevs: Vec<Chardev>,
     /// What `-object` and `object-add` have made.
     pub objects: Objects,
+    /// What `getfd` and `add-fd` have taken in.
+    pub descriptors: Descriptors,
     /// Heading lines of `info jit`: (setting, value).
     pub accelerator: Vec<(String, String)>,
     /// What refuses migrations.
@@ -140,12 +145,29 @@ pub struct MachineInfo {
     pub terminal_monitor: bool,
 }
 
+/// The descriptor that a monitor's client has passed last, until a command takes it.
+#[derive(Debug, Clone, Default)]
+pub struct PassedDescriptor(Arc<Mutex<Option<OwnedFd>>>);
+
+impl PassedDescriptor {
+    /// The client has passed another.
+    pub fn put(&self, fd: OwnedFd) {
+        drop(self.0.lock().replace(fd));
+    }
+
+    pub fn take(&self) -> Option<OwnedFd> {
+        self.0.lock().take()
+    }
+}
+
 /// What commands run against.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Services {
-    pub link: MachineLink,
-    pub info: MachineInfo,
+    pub link: Arc<MachineLink>,
+    pub info: Arc<MachineInfo>,
     pub migration: Arc<Migration>,
+    /// Of the client that the command is from.
+    pub passed: PassedDescriptor,
     /// How long a peer may take to answer.
     pub bound: Duration,
 }

@@ -13,7 +13,7 @@ use super::error::QmpError;
 use crate::migration::cache::MigrationCache;
 use crate::migration::message::{
     CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, RecoverIncoming,
-    Settings, Side, StartIncoming, StartMigration, StartPostcopy, UpdateParameters,
+    Settings, Side, StartIncoming, StartMigration, StartPostcopy, UpdateParameters, UpdateSettings,
 };
 use crate::migration::status::{ErrorDesc, MigrationState};
 
@@ -28,6 +28,7 @@ pub struct MigrationLink {
     pub update: Recipient<UpdateParameters>,
     pub ping_source: Recipient<Ping>,
     pub incoming: Recipient<StartIncoming>,
+    pub update_incoming: Recipient<UpdateSettings>,
     pub recover: Recipient<RecoverIncoming>,
     pub pause_incoming: Recipient<PauseMigration>,
     pub ping_destination: Recipient<Ping>,
@@ -47,6 +48,7 @@ impl MigrationLink {
             + Handler<Ping>,
         D: Actor<Context = Context<D>>
             + Handler<StartIncoming>
+            + Handler<UpdateSettings>
             + Handler<RecoverIncoming>
             + Handler<PauseMigration>
             + Handler<Ping>,
@@ -60,6 +62,7 @@ impl MigrationLink {
             update: source.clone().recipient(),
             ping_source: source.clone().recipient(),
             incoming: destination.clone().recipient(),
+            update_incoming: destination.clone().recipient(),
             recover: destination.clone().recipient(),
             pause_incoming: destination.clone().recipient(),
             ping_destination: destination.clone().recipient(),
@@ -140,11 +143,15 @@ impl Migration {
         self.settings.lock().clone()
     }
 
-    /// Change them; an error leaves them alone.
+    /// Change them; an error leaves them alone. A destination that waits is told.
     pub fn change<T, E>(&self, change: impl FnOnce(&mut Settings) -> Result<T, E>) -> Result<T, E> {
         let mut settings = self.settings.lock();
         let mut new = settings.clone();
         let done = change(&mut new)?;
+        if let Some(link) = self.link.get() {
+            // Under the lock, so that changes arrive in their order.
+            link.update_incoming.do_send(UpdateSettings(new.clone()));
+        }
         *settings = new;
         Ok(done)
     }

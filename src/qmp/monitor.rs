@@ -13,7 +13,7 @@ use super::command::{self, Entry};
 use super::commands::migration_start;
 use super::error::QmpError;
 use super::event::{self, Event};
-use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, Services};
+use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, PassedDescriptor, Services};
 use super::migration::{Migration, MigrationLink, Outlook};
 use crate::hmp;
 use crate::hmp::command::Terminal;
@@ -37,6 +37,8 @@ pub struct Execute {
     pub arguments: Map<String, Value>,
     /// Came as `exec-oob`.
     pub out_of_band: bool,
+    /// What the client has passed along with it.
+    pub passed: PassedDescriptor,
 }
 
 /// HMP session → monitor: execute a line.
@@ -45,6 +47,8 @@ pub struct Execute {
 pub struct ExecuteHuman {
     pub line: String,
     pub state: hmp::state::HmpState,
+    /// What the client has passed.
+    pub passed: PassedDescriptor,
 }
 
 /// HMP session → monitor: how does the migration stand? Answered when it is over, and after a while
@@ -110,8 +114,10 @@ impl Monitor {
             let cache = MigrationCache::new(Arc::clone(&info.blockers));
             let me = ctx.address().recipient();
             let migration = Arc::new(Migration::new(info.migration.clone(), cache, me));
-            let services = Arc::new(Services { link, info, migration, bound });
-            Self { services, listeners: Vec::new(), sessions: Vec::new() }
+            let (link, info) = (Arc::new(link), Arc::new(info));
+            let passed = PassedDescriptor::default();
+            let services = Services { link, info, migration, passed, bound };
+            Self { services: Arc::new(services), listeners: Vec::new(), sessions: Vec::new() }
         })
     }
 }
@@ -129,7 +135,7 @@ impl Handler<Execute> for Monitor {
 
     fn handle(&mut self, message: Execute, ctx: &mut Self::Context) -> Self::Result {
         let execution = match permitted(&message) {
-            Ok(entry) => (entry.start)(message.arguments, Arc::clone(&self.services)),
+            Ok(entry) => (entry.start)(message.arguments, self.services_for(message.passed)),
             Err(error) => return Box::pin(async { Err(error) }),
         };
         let me = ctx.address();
@@ -155,7 +161,7 @@ impl Handler<ExecuteHuman> for Monitor {
     type Result = ResponseFuture<hmp::command::HumanReply>;
 
     fn handle(&mut self, message: ExecuteHuman, _: &mut Self::Context) -> Self::Result {
-        let services = Arc::clone(&self.services);
+        let services = self.services_for(message.passed);
         Box::pin(async move {
             hmp::command::execute(&services, message.state, &message.line, Terminal::Waits).await
         })
@@ -210,6 +216,11 @@ impl Handler<MigrationEvent> for Monitor {
 }
 
 impl Monitor {
+    /// For a command of a client that has passed a descriptor, perhaps.
+    fn services_for(&self, passed: PassedDescriptor) -> Arc<Services> {
+        Arc::new(Services { passed, ..(*self.services).clone() })
+    }
+
     fn log_reason(&self, side: Side, state: &MigrationState) {
         let Some(reason) = state.reason() else { return };
         // A line of ours in the middle of a monitor's screen helps nobody: it shows the reason

@@ -2,6 +2,7 @@
 //! a client that does not read stops being served (and misses events), and nobody else notices.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseFuture,
@@ -15,13 +16,16 @@ use super::commands::introspect::{QmpCapabilities, QmpCapability, VERSION};
 use super::error::QmpError;
 use super::event::Event;
 use super::json;
+use super::link::PassedDescriptor;
 use super::monitor::{Execute, FlushOutput, Monitor, Register, Subscribe};
 use super::parser::{Document, JsonStream};
 use super::visit;
 use crate::chardev::message::{
-    Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
+    Attach, CharBackend, CharCredit, CharDescriptor, CharEvent, CharInput, CharOutput, CharWritten,
 };
 
+/// Descriptors that wait for their command. More than fit into the window with commands are lost.
+const PASSED_MAX: usize = 128;
 /// Bytes of input that may be under way.
 const INPUT_WINDOW: usize = 4096;
 /// Requests parsed but not begun; more wait as bytes, and beyond the window with the client.
@@ -42,6 +46,9 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>, pretty: bool) -> Add
         granted: 0,
         stream: JsonStream::default(),
         input: VecDeque::new(),
+        received: 0,
+        passed: VecDeque::new(),
+        unclaimed: PassedDescriptor::default(),
         requests: VecDeque::new(),
         executing: false,
         out_of_band: 0,
@@ -74,7 +81,13 @@ pub struct QmpSession {
     stream: JsonStream,
     /// Received, not yet parsed.
     input: VecDeque<u8>,
-    requests: VecDeque<Document>,
+    /// Bytes received so far.
+    received: u64,
+    /// Descriptors that came, each with the number of bytes before it.
+    passed: VecDeque<(u64, OwnedFd)>,
+    /// The last whose command has begun.
+    unclaimed: PassedDescriptor,
+    requests: VecDeque<(Document, Option<OwnedFd>)>,
     executing: bool,
     /// Out-of-band commands being executed.
     out_of_band: usize,
@@ -112,7 +125,8 @@ impl Actor for QmpSession {
         self.backend.attach.do_send(Attach {
             input: me.clone().recipient(),
             written: me.clone().recipient(),
-            event: me.recipient(),
+            event: me.clone().recipient(),
+            descriptor: Some(me.recipient()),
         });
     }
 }
@@ -146,9 +160,25 @@ impl Handler<CharInput> for QmpSession {
     fn handle(&mut self, input: CharInput, ctx: &mut Self::Context) {
         self.granted = self.granted.saturating_sub(input.0.len());
         if self.mode != Mode::Disconnected {
+            self.received += input.0.len() as u64;
             self.input.extend(input.0);
         }
         self.advance(ctx);
+    }
+}
+
+impl Handler<CharDescriptor> for QmpSession {
+    type Result = ();
+
+    fn handle(&mut self, CharDescriptor(fd): CharDescriptor, _: &mut Self::Context) {
+        if self.mode == Mode::Disconnected {
+            return;
+        }
+        self.passed.push_back((self.received, fd));
+        if self.passed.len() > PASSED_MAX {
+            tracing::warn!("a QMP client passes descriptors without commands: one is closed");
+            self.passed.pop_front();
+        }
     }
 }
 
@@ -217,6 +247,8 @@ impl QmpSession {
         self.connection += 1;
         self.stream = JsonStream::default();
         self.input.clear();
+        self.passed.clear();
+        self.unclaimed = PassedDescriptor::default();
         self.requests.clear();
         self.executing = false;
         self.out_of_band = 0;
@@ -230,7 +262,7 @@ impl QmpSession {
             self.parse(ctx);
             let blocked = self.executing || self.output.len() > OUTPUT_LIMIT;
             match if blocked { None } else { self.requests.pop_front() } {
-                Some(document) => self.begin(document, ctx),
+                Some((document, passed)) => self.begin(document, passed, ctx),
                 None => break,
             }
         }
@@ -249,13 +281,24 @@ impl QmpSession {
             let mut documents = Vec::new();
             self.stream.feed(byte, |document| documents.push(document));
             for document in documents {
+                let passed = self.passed_so_far();
                 if self.is_out_of_band(&document) {
-                    self.begin(document, ctx);
+                    self.begin(document, passed, ctx);
                 } else {
-                    self.requests.push_back(document);
+                    self.requests.push_back((document, passed));
                 }
             }
         }
+    }
+
+    /// The last descriptor that came with what has been parsed.
+    fn passed_so_far(&mut self) -> Option<OwnedFd> {
+        let parsed = self.received - self.input.len() as u64;
+        let mut last = None;
+        while self.passed.front().is_some_and(|(before, _)| *before < parsed) {
+            last = self.passed.pop_front().map(|(_, fd)| fd);
+        }
+        last
     }
 
     /// Out-of-band requests do not wait in the queue.
@@ -265,7 +308,10 @@ impl QmpSession {
                 if request.contains_key("exec-oob") && !request.contains_key("execute"))
     }
 
-    fn begin(&mut self, document: Document, ctx: &mut Context<Self>) {
+    fn begin(&mut self, document: Document, passed: Option<OwnedFd>, ctx: &mut Context<Self>) {
+        if let Some(fd) = passed {
+            self.unclaimed.put(fd);
+        }
         let mut object = match document {
             Ok(Value::Object(object)) => object,
             Ok(_) => {
@@ -304,7 +350,12 @@ impl QmpSession {
             true => self.out_of_band += 1,
             false => self.executing = true,
         }
-        let execution = self.monitor.send(Execute { command, arguments, out_of_band });
+        let execution = self.monitor.send(Execute {
+            command,
+            arguments,
+            out_of_band,
+            passed: self.unclaimed.clone(),
+        });
         let me = ctx.address();
         // Through the mailbox once more, behind the events that were told before this reply.
         let done = execution.into_actor(self).map(move |answer, _, _| {

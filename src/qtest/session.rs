@@ -299,6 +299,7 @@ impl Actor for Session {
             input: me.clone().recipient(),
             written: me.clone().recipient(),
             event: me.recipient(),
+            descriptor: None,
         });
     }
 }

@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::migration::channel::{Address, Channel, ChannelContext, Listener, connect, listen};
+use crate::migration::channel::{
+    Address, Channel, ChannelContext, Listener, ServerTlsChoice, connect, listen,
+};
 use crate::objects::authz::{Authorization, Authz};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -123,7 +125,8 @@ fn server_tls(dir: &Path) -> ServerTls {
 }
 
 async fn listener(tls: Option<ServerTls>) -> (Listener, Address) {
-    let context = ChannelContext { server_tls: tls, ..ChannelContext::default() };
+    let server_tls = tls.map(ServerTlsChoice::from).unwrap_or_default();
+    let context = ChannelContext { server_tls, ..ChannelContext::default() };
     let listener = listen(&Address::parse("tcp:127.0.0.1:0").unwrap(), &context).await.unwrap();
     let port = listener.addresses()[0]["port"].as_str().unwrap();
     let address = Address::parse(&format!("tcp:127.0.0.1:{port}")).unwrap();

@@ -36,6 +36,11 @@ impl Qmp {
     /// The reply to a command line: what is not an event.
     pub fn ask(&mut self, request: &Value) -> Value {
         self.send(&request.to_string());
+        self.reply()
+    }
+
+    /// The next reply: what is not an event.
+    pub fn reply(&mut self) -> Value {
         loop {
             let reply = self.line();
             if reply.get("event").is_none() {

@@ -3,12 +3,14 @@
 mod certificates;
 mod channels;
 mod deaths;
+mod descriptors;
 mod failures;
 mod flood;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "tests/process uses the rest")]
 mod harness;
 mod linux;
+mod live_settings;
 mod load;
 mod mapped;
 mod phases;

@@ -116,11 +116,12 @@ fn certificates() {
 
     // And a good one.
     let mut destination = Side::destination("");
+    // It may have listened before it was told of them.
+    let uri = destination.listen_tcp();
     secure(&mut destination, &root.path().join("server"), "server");
     for side in [&mut source, &mut destination] {
         side.switch("return-path", true);
     }
-    let uri = destination.listen_tcp();
     source.migrate(&uri);
     source.reaches("completed");
     destination.reaches("completed");

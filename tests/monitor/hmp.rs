@@ -16,7 +16,10 @@ const BANNER: &str = "QEMU 10.0.2 monitor - type 'help' for more information\r\n
 async fn run(monitor: &Addr<Monitor>, lines: &[(&str, &str)]) {
     let mut state = Default::default();
     for (line, expected) in lines {
-        let reply = monitor.send(ExecuteHuman { line: (*line).into(), state }).await.unwrap();
+        let reply = monitor
+            .send(ExecuteHuman { line: (*line).into(), state, passed: Default::default() })
+            .await
+            .unwrap();
         assert_eq!(reply.text, *expected, "{line}");
         state = reply.state;
     }
@@ -134,11 +137,27 @@ async fn command_lines() {
     )
     .await;
     let state = Default::default();
-    let info = monitor.send(ExecuteHuman { line: "info".into(), state }).await.unwrap().text;
-    let help = monitor.send(ExecuteHuman { line: "? info".into(), state }).await.unwrap().text;
+    let info = monitor
+        .send(ExecuteHuman { line: "info".into(), state, passed: Default::default() })
+        .await
+        .unwrap()
+        .text;
+    let help = monitor
+        .send(ExecuteHuman { line: "? info".into(), state, passed: Default::default() })
+        .await
+        .unwrap()
+        .text;
     assert!(info == help && info.lines().all(|line| line.starts_with("info ")), "{info}");
-    let bad = monitor.send(ExecuteHuman { line: "log x".into(), state }).await.unwrap().text;
-    let help = monitor.send(ExecuteHuman { line: "help log".into(), state }).await.unwrap().text;
+    let bad = monitor
+        .send(ExecuteHuman { line: "log x".into(), state, passed: Default::default() })
+        .await
+        .unwrap()
+        .text;
+    let help = monitor
+        .send(ExecuteHuman { line: "help log".into(), state, passed: Default::default() })
+        .await
+        .unwrap()
+        .text;
     assert!(bad == help && bad.starts_with("Log items (comma separated):\nnone   "), "{bad}");
 }
 
@@ -203,7 +222,10 @@ async fn registers_are_laid_out_as_qemu_lays_them_out() {
     vm.hart.fflags = 3;
     let (_vm, monitor) = monitor(vm);
     let state = Default::default();
-    let one = monitor.send(ExecuteHuman { line: "info registers".into(), state }).await.unwrap();
+    let one = monitor
+        .send(ExecuteHuman { line: "info registers".into(), state, passed: Default::default() })
+        .await
+        .unwrap();
     let lines: Vec<&str> = one.text.lines().collect();
     assert_eq!(
         lines[..4],
@@ -220,7 +242,10 @@ async fn registers_are_laid_out_as_qemu_lays_them_out() {
         lines[36],
         " f28/ft8  0000000000000000 f29/ft9  0000000000000000 f30/ft10 0000000000000000 f31/ft11 ffffffff00000000"
     );
-    let all = monitor.send(ExecuteHuman { line: "info registers -a".into(), state }).await.unwrap();
+    let all = monitor
+        .send(ExecuteHuman { line: "info registers -a".into(), state, passed: Default::default() })
+        .await
+        .unwrap();
     assert_eq!(
         all.text,
         format!(
@@ -363,7 +388,11 @@ addr=0000000080000000 size=0x042868 mem=ram name=\"fw.bin\"
 async fn character_devices() {
     use understudy::chardev::spec::{ChardevKind, ChardevSpec};
     use understudy::chardev::{OpenContext, open};
-    let context = OpenContext { shutdown: Outlet::Unconnected, front_ends: 1 };
+    let context = OpenContext {
+        shutdown: Outlet::Unconnected,
+        front_ends: 1,
+        descriptors: Default::default(),
+    };
     let mut info = info();
     for (id, kind, mux) in [
         ("m", ChardevKind::Null, true),

@@ -148,6 +148,13 @@ plays! {
     Ping => (), |_puppet, _, _ctx| ();
 }
 
+impl Handler<UpdateSettings> for Puppet {
+    type Result = ();
+
+    /// Comes with every change of a setting, whatever a test is about.
+    fn handle(&mut self, _: UpdateSettings, _: &mut Self::Context) {}
+}
+
 fn entered(state: MigrationState) -> MigrationEvent {
     MigrationEvent::State { side: Side::Source, state, progress: Box::default() }
 }
@@ -172,13 +179,17 @@ async fn until_status(monitor: &Addr<Monitor>, status: &str) -> Value {
 async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> Result<Value, String> {
     let Value::Object(arguments) = arguments else { panic!("{arguments}") };
     let command = command.to_owned();
-    let request = Execute { command, arguments, out_of_band: false };
+    let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
     monitor.send(request).await.unwrap().map_err(|error| error.desc)
 }
 
 async fn hmp_line(monitor: &Addr<Monitor>, line: &str) -> String {
     let state = Default::default();
-    monitor.send(ExecuteHuman { line: line.into(), state }).await.unwrap().text
+    monitor
+        .send(ExecuteHuman { line: line.into(), state, passed: Default::default() })
+        .await
+        .unwrap()
+        .text
 }
 
 async fn query(monitor: &Addr<Monitor>) -> Value {

@@ -9,7 +9,7 @@ use crate::harness::{MockVm, monitor};
 async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> String {
     let Value::Object(arguments) = arguments else { panic!("{arguments}") };
     let command = command.to_owned();
-    let request = Execute { command, arguments, out_of_band: false };
+    let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
     match monitor.send(request).await.unwrap() {
         Ok(reply) => reply.to_string(),
         Err(error) => error.desc,
@@ -18,7 +18,11 @@ async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> String
 
 async fn hmp(monitor: &Addr<Monitor>, line: &str) -> String {
     let state = Default::default();
-    monitor.send(ExecuteHuman { line: line.into(), state }).await.unwrap().text
+    monitor
+        .send(ExecuteHuman { line: line.into(), state, passed: Default::default() })
+        .await
+        .unwrap()
+        .text
 }
 
 #[actix::test]

@@ -16,7 +16,12 @@ use crate::harness::{MockVm, Terminal, info, monitor};
 
 fn query_status() -> Execute {
     let command = "query-status".into();
-    Execute { command, arguments: Default::default(), out_of_band: false }
+    Execute {
+        command,
+        arguments: Default::default(),
+        out_of_band: false,
+        passed: Default::default(),
+    }
 }
 
 #[actix::test]
@@ -27,7 +32,10 @@ async fn a_deaf_machine() {
     assert_eq!(error, QmpError::generic("The machine does not answer (query-status)"));
     assert!(begun.elapsed() < Duration::from_secs(2));
     let state = Default::default();
-    let reply = monitor.send(ExecuteHuman { line: "info status".into(), state }).await.unwrap();
+    let reply = monitor
+        .send(ExecuteHuman { line: "info status".into(), state, passed: Default::default() })
+        .await
+        .unwrap();
     assert_eq!(reply.text, "Error: The machine does not answer (query-status)\n");
     // Others are served meanwhile.
     let waiting = monitor.send(query_status());

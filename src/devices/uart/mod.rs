@@ -142,6 +142,7 @@ impl Device for Uart {
                 input: address.clone().recipient(),
                 written: address.clone().recipient(),
                 event: address.clone().recipient(),
+                descriptor: None,
             });
         }
         self.grant_credit();

@@ -355,6 +355,7 @@ impl VirtioDevice for Console {
                 input: address.clone().recipient(),
                 written: address.clone().recipient(),
                 event: address.recipient(),
+                descriptor: None,
             });
         }
     }

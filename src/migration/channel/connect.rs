@@ -1,71 +1,67 @@
 //! Opening an address as the source of a migration.
 
 use std::fmt::Debug;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::address::Address;
 use super::error::ChannelError;
 use super::{Channel, command, file, socket};
+use crate::net::descriptors::Descriptors;
 use crate::net::inherited;
 use crate::net::resolve::Resolver;
 use crate::tls::{ClientTls, ServerTls};
 
-/// Where descriptors come from that a client gave to the monitor.
-pub trait FdSource: Debug + Send + Sync {
-    /// The descriptor that `getfd` received under this name; it is the caller's from now on.
-    fn take(&self, name: &str) -> Option<OwnedFd>;
-
-    /// A duplicate of a member of a set of `add-fd`: one that was opened for this.
-    fn member_of(&self, set: u64, usage: FdUsage) -> Option<OwnedFd>;
-}
-
-/// What a descriptor of a file is to be good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FdUsage {
-    /// It is written, or read.
-    pub writable: bool,
-    /// Opened with `O_DIRECT`; the others are not.
-    pub direct: bool,
-}
-
-/// No client has given any.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoDescriptors;
-
-impl FdSource for NoDescriptors {
-    fn take(&self, _: &str) -> Option<OwnedFd> {
-        None
-    }
-
-    fn member_of(&self, _: u64, _: FdUsage) -> Option<OwnedFd> {
-        None
-    }
-}
-
 /// What opening an address may need besides it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ChannelContext {
-    pub descriptors: Arc<dyn FdSource>,
+    /// What clients have given.
+    pub descriptors: Descriptors,
     /// Where names are looked up; the system's configuration, read anew each time, if `None`.
     pub resolver: Option<Resolver>,
     /// Shake hands on what is connected to.
     pub client_tls: Option<ClientTls>,
-    /// Shake hands on what connects.
-    pub server_tls: Option<ServerTls>,
+    /// Whether to shake hands on what connects.
+    pub server_tls: ServerTlsChoice,
     /// Open a file once more, for pages past the host's cache.
     pub direct_io: bool,
 }
 
-impl Default for ChannelContext {
+/// Whether to shake hands on a connection, and how: decided when it comes.
+#[derive(Clone)]
+pub struct ServerTlsChoice(Arc<Choose>);
+
+type Choose = dyn Fn() -> Result<Option<ServerTls>, String> + Send + Sync;
+
+impl ServerTlsChoice {
+    /// Asked for every connection. An error is a sentence, and ends the listening.
+    pub fn new(
+        choose: impl Fn() -> Result<Option<ServerTls>, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(choose))
+    }
+
+    pub(super) fn now(&self) -> Result<Option<ServerTls>, ChannelError> {
+        (self.0)().map_err(ChannelError::Credentials)
+    }
+}
+
+impl Default for ServerTlsChoice {
+    /// Never.
     fn default() -> Self {
-        Self {
-            descriptors: Arc::new(NoDescriptors),
-            resolver: None,
-            client_tls: None,
-            server_tls: None,
-            direct_io: false,
-        }
+        Self::new(|| Ok(None))
+    }
+}
+
+impl From<ServerTls> for ServerTlsChoice {
+    /// Always.
+    fn from(tls: ServerTls) -> Self {
+        Self::new(move || Ok(Some(tls.clone())))
+    }
+}
+
+impl Debug for ServerTlsChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerTlsChoice")
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::net::descriptors::DescriptorError;
 use crate::net::resolve::ResolveError;
 use crate::qmp::error::os_words;
 use crate::tls::HandshakeError;
@@ -34,6 +35,9 @@ pub enum ChannelError {
     NoSuchDescriptor(String),
     #[error("Invalid file descriptor number '{0}'")]
     DescriptorNumber(String),
+    /// Of a set of descriptors in place of a file.
+    #[error(transparent)]
+    Given(#[from] DescriptorError),
     #[error("File descriptor '{name}': {reason}")]
     Descriptor { name: String, reason: String },
     #[error("Could not create '{path}': {reason}")]
@@ -49,6 +53,9 @@ pub enum ChannelError {
     /// There is nobody there to shake hands with.
     #[error("TLS is not available over a file")]
     TlsOverFile,
+    /// The credentials that a connection should be accepted with.
+    #[error("{0}")]
+    Credentials(String),
     #[error("Unable to accept a connection: {0}")]
     Accept(String),
     /// A command, a pipe or a connected socket has no second channel.

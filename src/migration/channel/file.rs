@@ -13,18 +13,17 @@ use rustix::fs::{FileType, OFlags};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
-use super::connect::{ChannelContext, FdSource, FdUsage};
+use super::connect::ChannelContext;
 use super::error::ChannelError;
 use super::{Channel, ChannelControl, ChannelKind, Shared, socket};
 use crate::chardev::fd::PollFd;
+use crate::net::descriptors::Descriptors;
 use crate::qmp::error::os_words;
 
 /// Permissions of a file that a migration creates.
 const MODE: u32 = 0o660;
 /// Most bytes handed to the host at once.
 const CHUNK: usize = 1 << 20;
-/// Where members of `add-fd`'s sets are found.
-const FD_SET: &str = "/dev/fdset/";
 
 /// The file underneath a channel: access at any position, and the stream's own position in it. What
 /// goes through here counts as the channel's, and ends with it.
@@ -209,30 +208,22 @@ fn over_file(
     channel
 }
 
-/// A member of a set of `add-fd`, if that is what the path names.
-fn member_of_set(
-    path: &Path,
-    usage: FdUsage,
-    descriptors: &dyn FdSource,
-) -> Option<io::Result<std::fs::File>> {
-    let set = path.to_str()?.strip_prefix(FD_SET)?.parse().ok()?;
-    let fd = descriptors.member_of(set, usage);
-    Some(fd.map(std::fs::File::from).ok_or_else(|| io::ErrorKind::NotFound.into()))
-}
-
-/// Open off this thread: a pipe's other end, or a network's file system, may keep one waiting.
+/// Open a file, or what a client has given in its place, off this thread: a pipe's other end, or a
+/// network's file system, may keep one waiting. `flags` are what a given descriptor is to be opened
+/// with.
 async fn open_with(
     options: std::fs::OpenOptions,
     path: &Path,
-    usage: FdUsage,
-    descriptors: &dyn FdSource,
-) -> io::Result<std::fs::File> {
-    if let Some(file) = member_of_set(path, usage, descriptors) {
-        return file;
+    flags: OFlags,
+    descriptors: &Descriptors,
+    failed: impl FnOnce(&io::Error) -> ChannelError,
+) -> Result<std::fs::File, ChannelError> {
+    if let Some(given) = descriptors.open(path, flags) {
+        return Ok(given?.into());
     }
     let path = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || options.open(path)).await;
-    opened.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    opened.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| failed(&error))
 }
 
 /// The file once more, for direct I/O, if the context asks for that.
@@ -246,16 +237,17 @@ async fn open_direct(
     }
     let mut options = std::fs::OpenOptions::new();
     options.read(!writable).write(writable).custom_flags(OFlags::DIRECT.bits().cast_signed());
-    let usage = FdUsage { writable, direct: true };
-    match open_with(options, path, usage, &*context.descriptors).await {
-        Ok(file) => Ok(Some(file)),
-        // The file itself has just been opened.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            let reason = "filesystem does not support O_DIRECT".to_owned();
-            Err(ChannelError::Open { path: path.display().to_string(), reason })
-        }
-        Err(error) => Err(ChannelError::open(path, &error)),
-    }
+    let access = if writable { OFlags::WRONLY } else { OFlags::RDONLY };
+    // The file itself has just been opened.
+    let failed = |error: &io::Error| match error.kind() {
+        io::ErrorKind::InvalidInput => ChannelError::Open {
+            path: path.display().to_string(),
+            reason: "filesystem does not support O_DIRECT".to_owned(),
+        },
+        _ => ChannelError::open(path, error),
+    };
+    let flags = access | OFlags::DIRECT;
+    open_with(options, path, flags, &context.descriptors, failed).await.map(Some)
 }
 
 /// Create a file, cut it off at `offset` and write from there.
@@ -267,10 +259,12 @@ pub(super) async fn create(
     let mut options = std::fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(MODE);
     let shown = path.display().to_string();
-    let usage = FdUsage { writable: true, direct: false };
-    let file = open_with(options, path, usage, &*context.descriptors)
-        .await
-        .map_err(|error| ChannelError::Create { path: shown.clone(), reason: os_words(&error) })?;
+    let failed = |error: &io::Error| ChannelError::Create {
+        path: path.display().to_string(),
+        reason: os_words(error),
+    };
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    let file = open_with(options, path, flags, &context.descriptors, failed).await?;
     file.set_len(offset)
         .map_err(|error| ChannelError::Truncate { offset, reason: os_words(&error) })?;
     let direct = open_direct(path, true, context).await?;
@@ -285,12 +279,11 @@ pub(super) async fn open(
 ) -> Result<Channel, ChannelError> {
     let mut options = std::fs::OpenOptions::new();
     options.read(true);
-    let failed = |error: io::Error| ChannelError::open(path, &error);
-    let usage = FdUsage { writable: false, direct: false };
-    let file = open_with(options, path, usage, &*context.descriptors).await.map_err(failed)?;
-    let kind = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?.st_mode;
+    let failed = |error: &io::Error| ChannelError::open(path, error);
+    let file = open_with(options, path, OFlags::RDONLY, &context.descriptors, failed).await?;
+    let kind = rustix::fs::fstat(&file).map_err(|error| failed(&error.into()))?.st_mode;
     if FileType::from_raw_mode(kind) == FileType::Directory {
-        return Err(failed(rustix::io::Errno::ISDIR.into()));
+        return Err(failed(&rustix::io::Errno::ISDIR.into()));
     }
     let direct = open_direct(path, false, context).await?;
     Ok(over_file(file, direct, offset, path.display().to_string()))

@@ -10,13 +10,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinError, JoinSet};
 
 use super::address::{Address, InetAddress, UnixAddress};
-use super::connect::ChannelContext;
+use super::connect::{ChannelContext, ServerTlsChoice};
 use super::error::ChannelError;
 use super::socket::{self, VsockListener};
 use super::{Channel, command, file};
 use crate::net::inherited;
 use crate::qmp::error::os_words;
-use crate::tls::ServerTls;
 
 /// Most handshakes under way at once; further clients wait.
 const HANDSHAKES: usize = 64;
@@ -47,7 +46,9 @@ enum Source {
 #[derive(Debug)]
 pub struct Listener {
     opened: Option<Channel>,
-    tls: Option<ServerTls>,
+    tls: ServerTlsChoice,
+    /// There is nobody at the other end to shake hands with.
+    is_file: bool,
     /// Handshakes under way: a slow client holds up nobody else.
     handshakes: JoinSet<Result<Channel, ChannelError>>,
     source: Source,
@@ -68,11 +69,10 @@ impl Drop for Listener {
 /// Listen at an address, or open what there is no connecting to.
 pub async fn listen(address: &Address, context: &ChannelContext) -> Result<Listener, ChannelError> {
     let tls = context.server_tls.clone();
-    if tls.is_some() {
-        address.check_tls()?;
-    }
+    let is_file = matches!(address, Address::File { .. });
     let make = |opened, source, addresses, path| {
-        Ok(Listener { opened, tls, handshakes: JoinSet::new(), source, addresses, path })
+        let handshakes = JoinSet::new();
+        Ok(Listener { opened, tls, is_file, handshakes, source, addresses, path })
     };
     let sockets =
         |sockets, addresses, path| make.clone()(None, Source::Sockets(sockets), addresses, path);
@@ -145,11 +145,9 @@ impl Listener {
     }
 
     /// The next channel, handshake included. An error is that of one connection: the listener goes
-    /// on, unless there is only one channel to be had (`OneChannel`).
+    /// on, unless there is only one channel to be had (`OneChannel`), or the credentials are no good
+    /// (`Credentials`).
     pub async fn accept(&mut self) -> Result<Channel, ChannelError> {
-        let Some(tls) = &self.tls else {
-            return accept_plain(&mut self.opened, &mut self.source).await;
-        };
         loop {
             let more = self.opened.is_some() || !matches!(self.source, Source::Nowhere(_));
             tokio::select! {
@@ -161,7 +159,11 @@ impl Listener {
                 accepted = accept_plain(&mut self.opened, &mut self.source),
                     if self.handshakes.is_empty() || more && self.handshakes.len() < HANDSHAKES =>
                 {
-                    let (channel, tls) = (accepted?, tls.clone());
+                    let channel = accepted?;
+                    let Some(tls) = self.tls.now()? else { return Ok(channel) };
+                    if self.is_file {
+                        return Err(ChannelError::TlsOverFile);
+                    }
                     self.handshakes.spawn(async move { channel.secured_as_server(&tls).await });
                 }
             }

@@ -14,7 +14,7 @@ mod listen;
 mod socket;
 
 pub use address::{Address, AddressError, InetAddress, MigrationChannel, UnixAddress};
-pub use connect::{ChannelContext, FdSource, FdUsage, NoDescriptors, connect};
+pub use connect::{ChannelContext, ServerTlsChoice, connect};
 pub use error::ChannelError;
 pub use file::FileAccess;
 pub use listen::{Listener, listen};

@@ -268,38 +268,23 @@ async fn files_are_written_from_an_offset_and_read_back_anywhere() {
     assert_eq!(error.to_string(), "Unable to read from file: it ends too early");
 }
 
-/// What a client has given with `getfd` and `add-fd`.
-#[derive(Debug, Default)]
-struct Given(Mutex<Vec<(String, OwnedFd)>>);
-
-impl FdSource for Given {
-    fn take(&self, name: &str) -> Option<OwnedFd> {
-        let mut given = self.0.lock();
-        let at = given.iter().position(|(known, _)| known == name)?;
-        Some(given.remove(at).1)
-    }
-
-    fn member_of(&self, set: u64, _: FdUsage) -> Option<OwnedFd> {
-        self.take(&format!("set {set}"))
-    }
-}
-
 #[tokio::test]
 async fn descriptors_may_be_pipes_sockets_and_files() {
+    let named_by_client = |uri: &str| ["fd:pipe", "fd:socket", "fd:file"].contains(&uri);
     let (mut read, write) = std::io::pipe().unwrap();
     let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let file = tempfile::tempfile().unwrap();
     let again = file.try_clone().unwrap();
     let inherited = tempfile::tempfile().unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&inherited);
-    let given: Given = Given::default();
-    given.0.lock().extend([
-        ("pipe".to_owned(), OwnedFd::from(write)),
-        ("socket".to_owned(), OwnedFd::from(ours)),
-        ("file".to_owned(), OwnedFd::from(file)),
-        ("set 7".to_owned(), OwnedFd::from(again.try_clone().unwrap())),
-    ]);
-    let context = ChannelContext { descriptors: Arc::new(given), ..ChannelContext::default() };
+    let context = ChannelContext::default();
+    let named = [("pipe", write.into()), ("socket", ours.into()), ("file", OwnedFd::from(file))];
+    for (name, fd) in named {
+        context.descriptors.name(name, fd).unwrap();
+    }
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&again));
+    let writer = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    context.descriptors.add(Some(7), writer.into(), None).unwrap();
     for (uri, kind) in [
         ("fd:pipe".to_owned(), ChannelKind::Pipe),
         ("fd:socket".into(), ChannelKind::Unix),
@@ -314,7 +299,7 @@ async fn descriptors_may_be_pipes_sockets_and_files() {
         channel.shutdown().await.unwrap();
         drop(channel);
         // A name is good for one use.
-        assert_eq!(connect(&address, &context).await.is_err(), !uri.ends_with(&number.to_string()));
+        assert_eq!(connect(&address, &context).await.is_err(), named_by_client(&uri), "{uri}");
     }
     for reader in [&mut read as &mut dyn std::io::Read, &mut theirs] {
         let mut text = String::new();

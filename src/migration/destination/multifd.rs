@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::blocking::{Blocking, Until};
-use super::{Accept, AcceptError};
+use super::{Accept, AcceptError, LiveSettings};
 use crate::migration::channel::Channel;
 use crate::migration::message::Settings;
 use crate::migration::parameters::MultifdCompression;
@@ -63,14 +63,13 @@ pub(super) struct Gathering {
     over: Option<ErrorDesc>,
     /// Those with pages that came before the main one.
     early: VecDeque<Opening>,
-    most: usize,
+    settings: LiveSettings,
 }
 
 impl Gathering {
-    pub(super) fn new(listener: Box<dyn Accept>, settings: &Settings) -> Self {
-        let most = usize::from(settings.parameters.multifd_channels);
+    pub(super) fn new(listener: Box<dyn Accept>, settings: LiveSettings) -> Self {
         let (unknown, early) = (JoinSet::new(), VecDeque::new());
-        Self { listener, unknown, over: None, early, most }
+        Self { listener, unknown, over: None, early, settings }
     }
 
     async fn next(&mut self) -> Result<Opening, ErrorDesc> {
@@ -107,7 +106,8 @@ impl Gathering {
             if !opening.brings_pages() {
                 return Ok(opening);
             }
-            match self.early.len() < self.most {
+            let most = usize::from(self.settings.borrow().parameters.multifd_channels);
+            match self.early.len() < most {
                 true => self.early.push_back(opening),
                 false => tracing::error!("incoming migration: too many multifd channels"),
             }
@@ -188,7 +188,7 @@ async fn take_in(
 ) {
     let Ok(blocks) = blocks.await else { return };
     let mut rounds = common.rounds.clone();
-    for number in 0..gathering.most {
+    for number in 0..common.channels {
         let opening = loop {
             let next = match gathering.early.pop_front() {
                 Some(early) => Ok(early),

@@ -15,8 +15,8 @@ use crate::machine::message::{
 use crate::machine::vm::Exited;
 use crate::migration::channel::{Address, Channel};
 use crate::migration::destination::{
-    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, MemoryTarget,
-    MigrationDestination,
+    Accept, AcceptError, Accepting, DestinationPeers, Listen, Listening, LiveSettings,
+    MemoryTarget, MigrationDestination,
 };
 use crate::migration::message::{MigrationEvent, Progress, RamStats, Settings, XbzrleStats};
 use crate::migration::parameters::Parameters;
@@ -195,7 +195,7 @@ impl Accept for Queue {
 }
 
 impl Listen for Mutex<Option<Line>> {
-    fn listen(&self, _: &Address, _: &Settings) -> Listening {
+    fn listen(&self, _: &Address, _: LiveSettings) -> Listening {
         let line = self.lock().take();
         Box::pin(async move {
             match line {

@@ -2,6 +2,7 @@
 
 mod base64;
 pub mod chardev;
+pub mod descriptors;
 pub mod human;
 pub mod introspect;
 pub mod machine;

@@ -6,6 +6,7 @@ use crate::actors::probe::Probe;
 use crate::block::node::Drive;
 use crate::devices::virtio::test_driver::{DATA, Driver, WRITE};
 use crate::machine::spec::{CacheMode, DriveInterface, DriveSpec, ErrorAction};
+use crate::net::descriptors::Descriptors;
 
 type Desc = (u64, u32, u16);
 
@@ -243,7 +244,7 @@ fn a_file_holds_what_the_guest_wrote() {
     for legacy in [true, false] {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(SIZE as u64).unwrap();
-        let mut drive = Drive::open(&spec(file.path()), true).unwrap();
+        let mut drive = Drive::open(&spec(file.path()), true, &Descriptors::default()).unwrap();
         drive.attach(false).unwrap();
         let info = drive.info();
         let node = drive.into_node(Outlet::Unconnected).unwrap();
@@ -302,7 +303,12 @@ fn a_file_holds_what_the_guest_wrote() {
 fn an_image_of_odd_size_ends_in_zeroes_and_read_only_stays() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [7; 1000]).unwrap();
-    let drive = Drive::open(&DriveSpec { read_only: true, ..spec(file.path()) }, true).unwrap();
+    let drive = Drive::open(
+        &DriveSpec { read_only: true, ..spec(file.path()) },
+        true,
+        &Descriptors::default(),
+    )
+    .unwrap();
     let info = drive.info();
     assert_eq!(info.size, 1024);
     let node = drive.into_node(Outlet::Unconnected).unwrap();
