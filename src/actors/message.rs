@@ -79,6 +79,11 @@ pub struct LoadState {
     pub bytes: Vec<u8>,
 }
 
+/// Guest RAM that was missing has come, during a postcopy: go on with what needed it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct PagesArrived;
+
 /// End the actor for good (of actors that own a thread: the thread too).
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]

@@ -11,7 +11,7 @@ use super::mmu::{self, Access, Mapping};
 use super::pmp;
 use super::state::{NO_RESERVATION, Privilege};
 use super::tlb::{INVALID_TAG, PAGE_MASK, TlbEntry};
-use crate::machine::memory::PAGE_SIZE;
+use crate::machine::memory::{PAGE_SIZE, RamError};
 
 const LOAD_MISALIGNED: u64 = 4;
 const STORE_MISALIGNED: u64 = 6;
@@ -47,11 +47,14 @@ impl Hart {
 
     fn fetch_half(&mut self, pc: u64) -> Result<u16, Trap> {
         let (pa, _) = self.fetch_address(pc)?;
-        self.env
-            .ram
-            .load_u16(pa)
-            .or_else(|_| self.env.bus.read(pa, 2).map(|v| v as u16))
-            .map_err(|_| Trap { cause: Access::Fetch.access_fault(), tval: pc })
+        match self.env.ram.load_u16(pa) {
+            Ok(half) => Ok(half),
+            Err(RamError::Missing { addr, len }) => Err(self.misses(addr, len)),
+            Err(_) => match self.env.bus.read(pa, 2) {
+                Ok(value) => Ok(value as u16),
+                Err(_) => Err(Trap { cause: Access::Fetch.access_fault(), tval: pc }),
+            },
+        }
     }
 
     /// The physical address of `pc`, and whether all of its page may be executed alike.
@@ -68,6 +71,12 @@ impl Hart {
     fn fetch_address_slow(&mut self, pc: u64) -> Result<(u64, bool), Trap> {
         let m = self.fetch_place(pc)?;
         if m.pmp_uniform {
+            // What is fetched from must be here, as what a TLB entry permits access to.
+            if let Err(RamError::Missing { addr, len }) =
+                self.env.ram.host(m.pa & PAGE_MASK, PAGE_SIZE)
+            {
+                return Err(self.misses(addr, len));
+            }
             self.tlb.jump_cache_mut().insert_fetch(pc, m.pa, m.page_size);
         }
         Ok((m.pa, m.pmp_uniform))
@@ -187,12 +196,17 @@ impl Hart {
             }
             return Ok(match self.env.ram.host(m.pa, u64::from(width)) {
                 Ok(host) => Place::Ram(host, m.pa),
+                Err(RamError::Missing { addr, len }) => return Err(self.misses(addr, len)),
                 Err(_) => Place::Device(m.pa),
             });
         }
-        let Ok(host) = self.env.ram.host(page, PAGE_SIZE) else {
-            self.tlb.insert_mmio(va, m.pa, m.read, m.write);
-            return Ok(Place::Device(m.pa));
+        let host = match self.env.ram.host(page, PAGE_SIZE) {
+            Ok(host) => host,
+            Err(RamError::Missing { addr, len }) => return Err(self.misses(addr, len)),
+            Err(_) => {
+                self.tlb.insert_mmio(va, m.pa, m.read, m.write);
+                return Ok(Place::Device(m.pa));
+            }
         };
         let ram_page = (page - self.env.ram.base()) / PAGE_SIZE;
         let mut writable = m.write;

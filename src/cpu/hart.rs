@@ -25,6 +25,12 @@ pub struct Trap {
     pub tval: u64,
 }
 
+impl Trap {
+    /// The cause of no architectural trap: a page of guest RAM has not arrived (`Hart::missing`
+    /// says which), and the instruction, which has changed nothing, is to be executed again.
+    pub const MISSING: u64 = 1 << 62;
+}
+
 /// Why a helper of translated code could not do its work.
 #[derive(Debug)]
 pub enum Stopped {
@@ -70,6 +76,8 @@ pub struct Hart {
     pub stopped: Option<Stopped>,
     /// What the interpreter has decoded.
     pub decoded: DecodeCache,
+    /// Bytes, as address and length, without which the hart cannot go on: with `Trap::MISSING`.
+    pub missing: Option<(u64, u64)>,
     mxr: bool,
     /// Where PMP was last asked about.
     pmp_window: Cell<pmp::Window>,
@@ -101,6 +109,7 @@ impl Hart {
             stale_code: Vec::new(),
             unsettled_code: Vec::new(),
             stopped: None,
+            missing: None,
             mxr: false,
             pmp_window: Cell::new(pmp::Window::EMPTY),
         };
@@ -229,6 +238,12 @@ impl Hart {
         if !self.stale_code.is_empty() {
             self.env.irq.request_exit();
         }
+    }
+
+    /// RAM that is to be accessed has not arrived.
+    pub fn misses(&mut self, addr: u64, len: u64) -> Trap {
+        self.missing = Some((addr, len));
+        Trap { cause: Trap::MISSING, tval: 0 }
     }
 
     /// A hash of a RAM page's bytes.

@@ -7,6 +7,7 @@ use super::isa::SatpMode;
 use super::pmp;
 use super::pte::{A, D, G, N, PBMT_SHIFT, PPN_MASK, PPN_SHIFT, R, RESERVED, U, V, W, X};
 use super::state::Privilege;
+use crate::machine::memory::RamError;
 
 /// What an access is for; decides permissions and the cause of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +87,14 @@ pub fn translate(
             global: false,
         }
     } else {
-        walk(hart, va, access, privilege, levels, sum, mxr).map_err(|fault| {
-            log_walk(va, Err(&fault));
-            Trap { cause: fault.cause(access), tval: va }
-        })?
+        match walk(hart, va, access, privilege, levels, sum, mxr) {
+            Ok(mapping) => mapping,
+            Err(Fault::Missing { addr, len }) => return Err(hart.misses(addr, len)),
+            Err(fault) => {
+                log_walk(va, Err(&fault));
+                return Err(Trap { cause: fault.cause(access), tval: va });
+            }
+        }
     };
     log_walk(va, Ok(&mapping));
     let allowed = protect(hart, mapping, access, privilege);
@@ -119,7 +124,7 @@ fn log_walk(va: u64, found: Result<&Mapping, &Fault>) {
     let (ret, pa, allowed) = match found {
         Ok(m) => (0, m.pa, permissions(m)),
         Err(Fault::Page) => (1, 0, 0),
-        Err(Fault::Access) => (2, 0, 0),
+        Err(Fault::Access | Fault::Missing { .. }) => (2, 0, 0),
     };
     tracing::info!(
         target: "mmu",
@@ -162,6 +167,18 @@ enum Fault {
     Page,
     /// PMP forbids the walk an entry, or there is no RAM where it should be.
     Access,
+    /// An entry is in RAM that has not arrived.
+    Missing { addr: u64, len: u64 },
+}
+
+impl From<RamError> for Fault {
+    fn from(error: RamError) -> Self {
+        match error {
+            RamError::Missing { addr, len } => Self::Missing { addr, len },
+            // Page tables can only be in RAM: elsewhere the walk violates the PMAs (12.3.2, step 2).
+            RamError::OutOfRange { .. } | RamError::Host { .. } => Self::Access,
+        }
+    }
 }
 
 impl Fault {
@@ -169,6 +186,7 @@ impl Fault {
         match self {
             Self::Page => access.page_fault(),
             Self::Access => access.access_fault(),
+            Self::Missing { .. } => Trap::MISSING,
         }
     }
 }
@@ -236,8 +254,7 @@ fn read_entry(hart: &Hart, address: u64) -> Result<u64, Fault> {
     if !allowed {
         return Err(Fault::Access);
     }
-    // Page tables can only be in RAM: elsewhere the walk violates the PMAs (12.3.2, step 2).
-    hart.env.ram.load_u64(address).map_err(|_| Fault::Access)
+    Ok(hart.env.ram.load_u64(address)?)
 }
 
 /// Encodings that fault at any level.
@@ -303,5 +320,5 @@ fn update(hart: &Hart, address: u64, old: u64, new: u64) -> Result<bool, Fault> 
     if !pmp::check(&hart.state, isa.pmp_entries, address, PTE_SIZE, Access::Store, supervisor) {
         return Err(Fault::Access);
     }
-    hart.env.ram.compare_exchange_u64(address, old, new).map_err(|_| Fault::Access)
+    Ok(hart.env.ram.compare_exchange_u64(address, old, new)?)
 }

@@ -10,8 +10,12 @@ mod state;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::shell::{Access, Device};
-use crate::machine::memory::GuestRam;
+use actix::{Addr, Handler};
+
+use super::shell::{Access, Device, Shell};
+use crate::actors::message::PagesArrived;
+use crate::machine::memory::{GuestRam, RamError};
+use crate::machine::presence::Wake;
 
 /// Keys of the items that the specification fixes.
 pub mod key {
@@ -132,7 +136,7 @@ impl FwCfgBuilder {
         items.insert(key::SIGNATURE, b"QEMU".to_vec());
         items.insert(key::ID, FEATURES.to_le_bytes().to_vec());
         items.insert(key::FILE_DIR, directory);
-        FwCfg { items, ram, state: FwCfgState::default() }
+        FwCfg { items, ram, state: FwCfgState::default(), postponed: None, arrived: None }
     }
 }
 
@@ -159,6 +163,10 @@ pub struct FwCfg {
     items: BTreeMap<u16, Vec<u8>>,
     ram: Arc<GuestRam>,
     state: FwCfgState,
+    /// A descriptor that waits for guest memory to arrive (during a postcopy).
+    postponed: Option<u64>,
+    /// Called when some has.
+    arrived: Option<Wake>,
 }
 
 impl FwCfg {
@@ -189,17 +197,33 @@ impl FwCfg {
     fn dma(&mut self, address: u64) {
         let mut descriptor = [0; 16];
         let outcome = match self.ram.read(address, &mut descriptor) {
+            Err(RamError::Missing { addr, len }) => return self.postpone(address, addr, len),
             Ok(()) => {
                 let word = |at: usize| {
                     descriptor[at..at + 4].iter().fold(0, |v, b| v << 8 | u32::from(*b))
                 };
                 let target = u64::from(word(8)) << 32 | u64::from(word(12));
+                if word(0) & CTL_READ != 0
+                    && let Err(RamError::Missing { addr, len }) =
+                        self.ram.host(target, word(4).into())
+                {
+                    return self.postpone(address, addr, len);
+                }
                 self.transfer(word(0), word(4), target)
             }
             Err(_) => CTL_ERROR,
         };
         // Where the descriptor is not in RAM there is nobody to tell.
         let _ = self.ram.write(address, &outcome.to_be_bytes());
+    }
+
+    /// Run the descriptor at `address` once these bytes have arrived; nothing of it has been done.
+    fn postpone(&mut self, address: u64, addr: u64, len: u64) {
+        self.postponed = Some(address);
+        let arrived = self.arrived.as_ref();
+        if self.ram.presence().request(self.ram.pages(addr, len), arrived) == Ok(true) {
+            arrived.into_iter().for_each(Wake::wake);
+        }
     }
 
     /// The control word to leave behind.
@@ -269,8 +293,24 @@ impl Device for FwCfg {
         }
     }
 
+    fn started(&mut self, address: &Addr<Shell<Self>>) {
+        let told = address.clone();
+        self.arrived = Some(Wake::new(move || told.do_send(PagesArrived)));
+    }
+
     fn reset(&mut self) {
         self.state = FwCfgState::default();
+        self.postponed = None;
+    }
+}
+
+impl Handler<PagesArrived> for Shell<FwCfg> {
+    type Result = ();
+
+    fn handle(&mut self, _: PagesArrived, _: &mut Self::Context) {
+        if let Some(address) = self.0.postponed.take() {
+            self.0.dma(address);
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! Guest RAM: the one shared object. Lazily backed, addressed by guest-physical address, safe for
 //! devices; the hart's fast path takes raw host addresses from it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 
 use super::dirty_log::DirtyMap;
+use super::message::VmError;
+use super::presence::PresenceMap;
 
 /// Bytes in a page of guest memory.
 pub const PAGE_SIZE: u64 = 4096;
@@ -18,6 +21,9 @@ pub const RAM_BASE: u64 = 0x8000_0000;
 pub enum RamError {
     #[error("guest address {addr:#x} (length {len:#x}) is outside RAM")]
     OutOfRange { addr: u64, len: u64 },
+    /// Not all of these bytes are here: see `presence`.
+    #[error("guest address {addr:#x} (length {len:#x}) has not arrived yet from a migration's source")]
+    Missing { addr: u64, len: u64 },
     #[error("cannot set up guest memory of {size} bytes: {source}")]
     Host { size: u64, source: std::io::Error },
 }
@@ -38,6 +44,7 @@ pub struct GuestRam {
     code: MmapMut,
     observer: OnceLock<Arc<dyn CodeObserver>>,
     dirty: DirtyMap,
+    presence: PresenceMap,
 }
 
 impl std::fmt::Debug for GuestRam {
@@ -99,6 +106,7 @@ impl GuestRam {
             code: anon((size / PAGE_SIZE).max(1))?,
             observer: OnceLock::new(),
             dirty: DirtyMap::default(),
+            presence: PresenceMap::default(),
         })
     }
 
@@ -123,13 +131,39 @@ impl GuestRam {
         addr >= self.base && len <= self.size && addr - self.base <= self.size - len
     }
 
-    /// Host address of guest bytes `addr..addr+len`; they stay mapped as long as `self` lives and
-    /// may be written by others at any time.
+    /// Host address of guest bytes `addr..addr+len`, all of which are here; they stay mapped as
+    /// long as `self` lives and may be written by others at any time.
     pub fn host(&self, addr: u64, len: u64) -> Result<*mut u8, RamError> {
+        let host = self.host_of_any(addr, len)?;
+        if self.presence.is_on() && self.presence.any_missing(self.pages(addr, len)) {
+            return Err(RamError::Missing { addr, len });
+        }
+        Ok(host)
+    }
+
+    /// Indices, from the start of RAM, of the pages that `addr..addr+len` touches. It is in RAM.
+    pub fn pages(&self, addr: u64, len: u64) -> Range<u64> {
+        let offset = addr.saturating_sub(self.base);
+        offset / PAGE_SIZE..offset.saturating_add(len).div_ceil(PAGE_SIZE)
+    }
+
+    /// `host`, of bytes that may be missing still.
+    fn host_of_any(&self, addr: u64, len: u64) -> Result<*mut u8, RamError> {
         if !self.contains(addr, len) {
             return Err(RamError::OutOfRange { addr, len });
         }
         Ok(self.map.as_ptr().cast_mut().wrapping_add((addr - self.base) as usize))
+    }
+
+    /// Why a monitor cannot read at `at`. What has not arrived is asked for, so that a later try
+    /// may find it.
+    pub fn unreadable(&self, error: &RamError, at: u64) -> VmError {
+        let denied = format!("Cannot access memory at address {at:#x}");
+        let &RamError::Missing { addr, len } = error else { return VmError(denied) };
+        VmError(match self.presence.request(self.pages(addr, len), None) {
+            Ok(_) => format!("{denied}: it has not arrived yet from the migration's source"),
+            Err(lost) => format!("{denied}: {lost}"),
+        })
     }
 
     /// Copy guest bytes out.
@@ -173,6 +207,26 @@ impl GuestRam {
             group.iter().fold(0, |bits, word| bits | word.load(Ordering::Relaxed)) != 0
         };
         Ok(!words.iter().any(set))
+    }
+
+    /// Make the page at `addr` present, with these bytes or, without any, as the zeroes that it is;
+    /// false when it was present already, and is left as it is.
+    pub fn place(&self, addr: u64, page: Option<&[u8]>) -> Result<bool, RamError> {
+        let host = self.host_of_any(addr, PAGE_SIZE)?;
+        if !addr.is_multiple_of(PAGE_SIZE) || page.is_some_and(|p| p.len() as u64 != PAGE_SIZE) {
+            return Err(RamError::OutOfRange { addr, len: PAGE_SIZE });
+        }
+        let placed = self.presence.place(self.pages(addr, 1).start, || {
+            if let Some(bytes) = page {
+                // SAFETY: in range by `host_of_any`, and as long as a page, as checked. Nobody else
+                // accesses a page that is missing.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), host, bytes.len()) };
+            }
+        });
+        if placed {
+            self.written(addr, PAGE_SIZE);
+        }
+        Ok(placed)
     }
 
     /// Give these bytes' memory (whole pages) back to the host; they read as zero from then on.
@@ -227,6 +281,12 @@ impl GuestRam {
     #[inline]
     pub fn dirty_map(&self) -> &DirtyMap {
         &self.dirty
+    }
+
+    /// Which pages have not arrived yet, during a postcopy.
+    #[inline]
+    pub fn presence(&self) -> &PresenceMap {
+        &self.presence
     }
 
     /// Bytes were written, by a device or by a hart's slow path: drop translations made from them,

@@ -23,6 +23,7 @@ pub mod message;
 pub mod migration;
 pub mod models;
 mod qtest_gpios;
+pub mod presence;
 pub mod run;
 pub mod spec;
 mod tree;

@@ -495,7 +495,7 @@ impl Handler<ReadMemory> for Vm {
                 return Err(VmError(format!("more than {MOST_READ} bytes asked for: {len}")));
             }
             if physical {
-                let denied = |_| VmError(format!("Cannot access memory at address {addr:#x}"));
+                let denied = |error| ram.unreadable(&error, addr);
                 ram.host(addr, len).map_err(denied)?;
                 let mut bytes = vec![0; len as usize];
                 ram.read(addr, &mut bytes).map_err(denied)?;

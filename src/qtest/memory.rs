@@ -83,6 +83,11 @@ impl AddressSpace {
         }
     }
 
+    /// During a postcopy: wait for RAM that has not arrived. What is lost reads as a hole does.
+    fn await_pages(&self, addr: u64, len: u64) {
+        let _ = self.ram.presence().wait(self.ram.pages(addr, len));
+    }
+
     /// `len` bytes from `addr`.
     pub fn read(&self, addr: u64, len: u64) -> Vec<u8> {
         let bytes = std::cell::RefCell::new(vec![0; len as usize]);
@@ -97,6 +102,7 @@ impl AddressSpace {
             len,
             |at, offset, piece| {
                 let range = offset as usize..(offset + piece) as usize;
+                self.await_pages(at, piece);
                 if let Some(into) = bytes.borrow_mut().get_mut(range) {
                     // In range by `place`.
                     let _ = self.ram.read(at, into);
@@ -120,6 +126,7 @@ impl AddressSpace {
             addr,
             data.len() as u64,
             |at, offset, piece| {
+                self.await_pages(at, piece);
                 let _ = self.ram.write(at, part(offset, piece));
             },
             |at, offset, width| {
@@ -136,6 +143,7 @@ impl AddressSpace {
             addr,
             len,
             |at, _, piece| {
+                self.await_pages(at, piece);
                 let _ = self.ram.fill(at, piece, byte);
             },
             |at, _, width| {

@@ -35,6 +35,7 @@ impl Vcpu {
         self.stopped = false;
         self.restart = None;
         self.approach = None;
+        self.hart.missing = None;
         match (&mut self.firmware, from_firmware) {
             (Some(firmware), Some(from)) => {
                 firmware.hsm.restore(self.hart.env.hartid, from.status, from.start);

@@ -26,8 +26,9 @@ use crate::actors::message::{ActorFailed, Pause, Resume, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::jit::engine::{Engine, EngineError, EntryObserver, Exit};
 use crate::jit::ir::BlockShape;
-use crate::machine::memory::PAGE_SIZE;
+use crate::machine::memory::{PAGE_SIZE, RamError};
 use crate::machine::message::{HartSnapshot, TakeRest, VmError};
+use crate::machine::presence::Wake;
 use crate::threads;
 pub use sbi::BuiltinFirmware;
 use start_line::Approach;
@@ -145,6 +146,9 @@ pub struct Vcpu {
     restart: Option<(u64, u64)>,
     log_traps: bool,
     start_line: Arc<StartLine>,
+    /// Called when a page has come that the hart waits for.
+    page_came: Wake,
+    failure: Outlet<ActorFailed>,
     /// On the way there from reset.
     approach: Option<Approach>,
 }
@@ -174,6 +178,7 @@ impl Actor for Vcpu {
 impl Vcpu {
     /// A paused vCPU in reset.
     pub fn new(parts: VcpuParts) -> Result<Self, EngineError> {
+        let irq = Arc::clone(&parts.env.irq);
         let mut hart = Hart::new(parts.env);
         let mut shape = BlockShape::default();
         let engine = match parts.accel {
@@ -200,6 +205,8 @@ impl Vcpu {
             restart: None,
             log_traps: false,
             start_line: parts.start_line,
+            page_came: Wake::new(move || irq.kick()),
+            failure: parts.failure,
             approach: None,
         })
     }
@@ -243,6 +250,10 @@ impl Vcpu {
             }
             if let Some(left) = self.rest_left() {
                 self.rest(mailbox, Some(left));
+                continue;
+            }
+            if self.waits_for_page() {
+                self.rest(mailbox, None);
                 continue;
             }
             self.hart.env.inbox.set_in_guest(true);
@@ -309,6 +320,30 @@ impl Vcpu {
         Some(left)
     }
 
+    /// True while the instruction at the pc cannot go on, for want of a page that is still at the
+    /// source of a postcopy, and there is no interrupt to take meanwhile.
+    fn waits_for_page(&mut self) -> bool {
+        let Some((addr, len)) = self.hart.missing else { return false };
+        let ram = &self.hart.env.ram;
+        let hart = self.hart.env.hartid as usize;
+        match ram.presence().request(ram.pages(addr, len), Some(&self.page_came)) {
+            Ok(false) if trap::pending_interrupt(&self.hart).is_none() => {
+                ram.presence().hart_waits(hart, true);
+                return true;
+            }
+            Ok(_) => {}
+            Err(lost) => {
+                // Nothing that the hart could do would be right.
+                self.paused = true;
+                let reason = lost.to_string();
+                self.failure.send(ActorFailed { name: format!("CPU {hart}").into(), reason });
+            }
+        }
+        ram.presence().hart_waits(hart, false);
+        self.hart.missing = None;
+        self.paused
+    }
+
     /// True when the wait is over: an enabled interrupt is pending, whether or not it will be
     /// taken (Privileged spec 3.3.3).
     fn wake(&mut self) -> bool {
@@ -340,7 +375,9 @@ impl Vcpu {
     }
 
     fn trapped(&mut self, trap: Trap) {
-        if trap.cause == ECALL_FROM_SUPERVISOR && self.firmware.is_some() {
+        if trap.cause == Trap::MISSING {
+            // `waits_for_page` sees to it.
+        } else if trap.cause == ECALL_FROM_SUPERVISOR && self.firmware.is_some() {
             self.firmware_call();
         } else {
             self.take(trap);
@@ -354,6 +391,30 @@ impl Vcpu {
         trap::take(&mut self.hart, trap);
     }
 
+    fn read_virtual(&mut self, addr: u64, len: u64) -> Result<Vec<u8>, VmError> {
+        let mut bytes = Vec::new();
+        let mut at = addr;
+        while (bytes.len() as u64) < len {
+            let denied = || VmError(format!("Cannot access memory at address {at:#x}"));
+            let privilege = self.hart.data_privilege();
+            let m = match mmu::translate(&mut self.hart, at, Access::Load, privilege, true, true) {
+                Ok(mapping) => mapping,
+                Err(Trap { cause: Trap::MISSING, .. }) => {
+                    let (addr, len) = self.hart.missing.take().unwrap_or((at, 1));
+                    return Err(self.hart.env.ram.unreadable(&RamError::Missing { addr, len }, at));
+                }
+                Err(_) => return Err(denied()),
+            };
+            let room = PAGE_SIZE - at % PAGE_SIZE;
+            let mut piece = vec![0; room.min(len - bytes.len() as u64) as usize];
+            let ram = &self.hart.env.ram;
+            ram.read(m.pa, &mut piece).map_err(|error| ram.unreadable(&error, at))?;
+            at = at.wrapping_add(piece.len() as u64);
+            bytes.append(&mut piece);
+        }
+        Ok(bytes)
+    }
+
     fn reset(&mut self, start: HartStart) {
         let pc = match start {
             HartStart::Machine { pc } => pc,
@@ -365,6 +426,7 @@ impl Vcpu {
         trap::reset(&mut self.hart, pc);
         self.hart.translations_changed();
         self.restart = None;
+        self.hart.missing = None;
         self.stopped = start == HartStart::Stopped;
         let approaches = matches!(start, HartStart::Machine { .. }) && self.start_line.is_shared();
         self.approach = approaches.then(Approach::new);
@@ -562,19 +624,10 @@ impl Handler<ReadVirtual> for Vcpu {
         ReadVirtual { addr, len }: ReadVirtual,
         _: &mut Self::Context,
     ) -> Self::Result {
-        let mut bytes = Vec::new();
-        let mut at = addr;
-        while (bytes.len() as u64) < len {
-            let denied = || VmError(format!("Cannot access memory at address {at:#x}"));
-            let privilege = self.hart.data_privilege();
-            let m = mmu::translate(&mut self.hart, at, Access::Load, privilege, true, true)
-                .map_err(|_| denied())?;
-            let room = PAGE_SIZE - at % PAGE_SIZE;
-            let mut piece = vec![0; room.min(len - bytes.len() as u64) as usize];
-            self.hart.env.ram.read(m.pa, &mut piece).map_err(|_| denied())?;
-            at = at.wrapping_add(piece.len() as u64);
-            bytes.append(&mut piece);
-        }
-        Ok(bytes)
+        // What the hart itself waits for is not what the monitor asks for.
+        let waits_for = self.hart.missing.take();
+        let read = self.read_virtual(addr, len);
+        self.hart.missing = waits_for;
+        read
     }
 }

@@ -15,6 +15,7 @@ use crate::machine::firmware::pmu::FirmwareCounters;
 use crate::machine::firmware::{
     self, FenceRange, HartSet, ResetReason, ResetType, SbiHost, SbiOutcome,
 };
+use crate::machine::memory::RamError;
 use crate::machine::memory_map::UART;
 use crate::machine::message::{RequestReset, RequestShutdown, ShutdownCause};
 
@@ -85,6 +86,13 @@ impl Vcpu {
         let Some(firmware) = &mut self.firmware else { return };
         let mut arguments = [0; 8];
         arguments.copy_from_slice(&self.hart.state.x[10..18]);
+        if let Some((addr, len)) = firmware::memory_of(&arguments)
+            && let Err(RamError::Missing { addr, len }) = self.hart.env.ram.host(addr, len)
+        {
+            // The call is made again when it is there.
+            self.hart.missing = Some((addr, len));
+            return;
+        }
         let outcome = firmware::ecall(&mut Host { hart: &mut self.hart, firmware }, arguments);
         let s = &mut self.hart.state;
         match outcome {

@@ -14,6 +14,7 @@ use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
 use crate::devices::shell::Shell;
 use crate::machine::memory::{GuestRam, RamError};
+use crate::machine::presence::Wake;
 use crate::migration::vmstate::{Fields, StateError, Vmsd};
 
 /// Interrupt status bit: a buffer was used.
@@ -129,6 +130,8 @@ pub struct VirtioState {
     /// The driver broke the rules: nothing moves until it resets the device.
     pub(super) broken: bool,
     raised: bool,
+    /// Called when pages have come that a queue waits for.
+    pub(super) arrived: Option<Wake>,
 }
 
 impl VirtioState {
@@ -151,6 +154,7 @@ impl VirtioState {
             generation: 0,
             broken: false,
             raised: false,
+            arrived: None,
         }
     }
 
@@ -188,7 +192,22 @@ impl VirtioState {
         }
         let features = self.ring_features();
         let popped = self.queues.get_mut(queue)?.pop(&self.ram, features);
+        if let Err(QueueError::Ram(RamError::Missing { addr, len })) = popped {
+            return self.await_pages(addr, len);
+        }
         self.unless_broken(popped)?
+    }
+
+    /// Nothing can be taken before these bytes have arrived; every queue is notified then.
+    fn await_pages(&mut self, addr: u64, len: u64) -> Option<Chain> {
+        let arrived = self.arrived.as_ref();
+        match self.ram.presence().request(self.ram.pages(addr, len), arrived) {
+            // They came in between.
+            Ok(true) => arrived.into_iter().for_each(Wake::wake),
+            Ok(false) => {}
+            Err(lost) => self.fail(&lost),
+        }
+        None
     }
 
     /// Give a request back and interrupt the driver if it wants that.
@@ -208,8 +227,14 @@ impl VirtioState {
     }
 
     /// Walk again a chain that was taken before a migration and is not given back.
-    pub fn chain_at(&self, queue: usize, head: u16) -> Option<Chain> {
-        self.queues.get(queue)?.chain_at(&self.ram, head).ok()
+    pub fn chain_at(&self, queue: usize, head: u16) -> Result<Option<Chain>, StateError> {
+        let Some(ring) = self.queues.get(queue) else { return Ok(None) };
+        match ring.chain_at(&self.ram, head) {
+            Err(QueueError::Ram(RamError::Missing { addr, len })) => {
+                Err(StateError::Missing { addr, len })
+            }
+            chain => Ok(chain.ok()),
+        }
     }
 
     fn unless_broken<T>(&mut self, result: Result<T, QueueError>) -> Option<T> {

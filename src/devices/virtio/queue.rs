@@ -184,6 +184,7 @@ impl Virtqueue {
             return Err(QueueError::Head { head, size });
         }
         let chain = self.walk(ram, head)?;
+        self.is_here(ram, &chain)?;
         self.next_avail = self.next_avail.wrapping_add(1);
         self.in_flight += 1;
         Ok(Some(chain))
@@ -194,7 +195,28 @@ impl Virtqueue {
         if head >= self.size {
             return Err(QueueError::Head { head, size: self.size });
         }
-        self.walk(ram, head)
+        let chain = self.walk(ram, head)?;
+        self.is_here(ram, &chain)?;
+        Ok(chain)
+    }
+
+    /// During a postcopy: whether all that the request needs until it is given back has arrived. A
+    /// chain once taken is never stopped by a missing page.
+    fn is_here(&self, ram: &GuestRam, chain: &Chain) -> Result<(), RamError> {
+        if !ram.presence().is_on() {
+            return Ok(());
+        }
+        let size = u64::from(self.size);
+        let rings = [(self.avail, 6 + 2 * size), (self.used, 6 + 8 * size)];
+        let buffers = chain.readable.iter().chain(&chain.writable);
+        let buffers = buffers.map(|segment| (segment.addr, u64::from(segment.len)));
+        for (addr, len) in rings.into_iter().chain(buffers) {
+            // A ring outside RAM is an error when it is used.
+            if let Err(missing @ RamError::Missing { .. }) = ram.host(addr, len) {
+                return Err(missing);
+            }
+        }
+        Ok(())
     }
 
     /// Index of the next request to take.
@@ -204,13 +226,13 @@ impl Virtqueue {
 
     /// Go on with request `next_avail`, from the used index that is in memory. Whether that can
     /// be: no more requests are out than the queue has room for.
-    pub fn resume_at(&mut self, ram: &GuestRam, next_avail: u16) -> bool {
+    pub fn resume_at(&mut self, ram: &GuestRam, next_avail: u16) -> Result<bool, RamError> {
         self.next_avail = next_avail;
         self.signalled = None;
-        let Ok(used) = ram.load_u16(self.used.wrapping_add(2)) else { return false };
+        let used = ram.load_u16(self.used.wrapping_add(2))?;
         self.next_used = used;
         self.in_flight = next_avail.wrapping_sub(used);
-        self.in_flight <= self.size
+        Ok(self.in_flight <= self.size)
     }
 
     fn walk(&self, ram: &GuestRam, head: u16) -> Result<Chain, QueueError> {
@@ -371,6 +393,33 @@ mod tests {
         queue.push(&ram, 1, 5).unwrap();
         assert_eq!(ram.load_u64(USED + 4).unwrap(), 5 << 32 | 1);
         assert_eq!(ram.load_u16(USED + 2).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_request_is_taken_when_all_of_it_has_arrived() {
+        let (ram, mut queue) = rig();
+        lay(&ram, DESC, &[(DATA, 16, 1, 1), (DATA + 0x1ff0, 32, 2, 0)]);
+        offer(&ram, &[0]);
+        // Rings, table and the three pages of the buffers, the last of them first.
+        let needed: Vec<u64> = [DESC, AVAIL, USED, DATA, DATA + 0x1000, DATA + 0x2000].to_vec();
+        let pages: Vec<u64> = needed.iter().map(|addr| (addr - RAM_BASE) / 0x1000).collect();
+        let content: Vec<Vec<u8>> = needed
+            .iter()
+            .map(|&addr| {
+                let mut page = vec![0; 0x1000];
+                ram.read(addr, &mut page).unwrap();
+                page
+            })
+            .collect();
+        ram.presence().begin(16, pages.iter().map(|&p| p..p + 1), 1, std::sync::Arc::new(|_| ()));
+        for (i, addr) in needed.iter().enumerate().rev() {
+            let popped = queue.pop(&ram, EVENT_IDX);
+            // DATA + 0x1000 belongs to no buffer but to the second one's first bytes.
+            let missing = matches!(popped, Err(QueueError::Ram(RamError::Missing { .. })));
+            assert!(missing && queue.in_flight() == 0, "{i}: {popped:?}");
+            assert!(ram.place(*addr, Some(&content[i])).unwrap());
+        }
+        assert_eq!(queue.pop(&ram, EVENT_IDX).unwrap().unwrap().head, 0);
     }
 
     #[test]

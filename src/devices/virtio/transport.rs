@@ -8,7 +8,7 @@ mod state;
 
 use std::sync::Arc;
 
-use actix::Addr;
+use actix::{Addr, Handler};
 use virtio_bindings::virtio_config::{
     VIRTIO_F_ANY_LAYOUT, VIRTIO_F_NOTIFY_ON_EMPTY, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
 };
@@ -19,10 +19,11 @@ use super::device::{
     guest_error,
 };
 use super::queue::{QUEUE_SIZE_MAX, Virtqueue};
-use crate::actors::message::IrqLevel;
+use crate::actors::message::{IrqLevel, PagesArrived};
 use crate::actors::outlet::Outlet;
 use crate::devices::shell::{Access, Device, Shell};
 use crate::machine::memory::GuestRam;
+use crate::machine::presence::Wake;
 
 /// Bytes that a slot decodes (its device-tree node claims 0x1000).
 pub const MMIO_SIZE: u64 = 0x200;
@@ -431,6 +432,8 @@ impl<D: VirtioDevice> Device for VirtioMmio<D> {
     }
 
     fn started(&mut self, address: &Addr<Shell<Self>>) {
+        let told = address.clone();
+        self.state.arrived = Some(Wake::new(move || told.do_send(PagesArrived)));
         self.device.started(address.clone());
     }
 
@@ -448,6 +451,16 @@ impl<D: VirtioDevice> Device for VirtioMmio<D> {
         self.device.resumed(&mut self.state);
         for queue in std::mem::take(&mut self.held) {
             self.notify(queue);
+        }
+    }
+}
+
+impl<D: VirtioDevice> Handler<PagesArrived> for Shell<VirtioMmio<D>> {
+    type Result = ();
+
+    fn handle(&mut self, _: PagesArrived, _: &mut Self::Context) {
+        for queue in 0..self.0.state.queues.len() {
+            self.0.notify(queue);
         }
     }
 }

@@ -425,6 +425,12 @@ fn system_suspend(host: &dyn SbiHost, function: u64, a: &[u64; 8]) -> SbiOutcome
     suspend().unwrap_or_else(|error| outcome(Err(error)))
 }
 
+/// The RAM, as address and length, that the call with these `a0` to `a7` accesses if it is legal.
+pub fn memory_of(a: &[u64; 8]) -> Option<(u64, u64)> {
+    let console = a[7] == EXT_DBCN && a[6] <= 1 && a[2] == 0;
+    console.then(|| (a[1], a[0].min(CONSOLE_CHUNK)))
+}
+
 /// Chapter 12.
 fn debug_console(host: &mut dyn SbiHost, function: u64, a: &[u64; 8]) -> Answer {
     match function {

@@ -62,6 +62,9 @@ pub enum StateError {
     Truncated { name: &'static str, field: &'static str },
     #[error("{name}: {reason}")]
     Busy { name: &'static str, reason: String },
+    /// The state refers to guest memory that a postcopy has not brought yet.
+    #[error("guest address {addr:#x} (length {len:#x}) has not arrived yet")]
+    Missing { addr: u64, len: u64 },
     #[error("{0} has failed")]
     Dead(String),
 }

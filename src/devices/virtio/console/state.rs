@@ -123,7 +123,7 @@ impl ConsoleState {
             port.input = from.input.into();
             port.output = None;
             if let Some(output) = from.output {
-                let chain = state.chain_at(port.receive_queue() + 1, output.head);
+                let chain = state.chain_at(port.receive_queue() + 1, output.head)?;
                 let chain: Option<Chain> = chain.filter(|c| output.sent <= c.readable_len());
                 let chain = chain.ok_or_else(|| StateError::Field {
                     name: "virtio-console",

@@ -6,6 +6,7 @@ use super::{QUEUES_MAX, VirtioMmio, fresh_queues};
 use crate::devices::shell::Migrate;
 use crate::devices::virtio::device::{DeviceState, VirtioDevice};
 use crate::devices::virtio::queue::{QUEUE_SIZE_MAX, Virtqueue};
+use crate::machine::memory::RamError;
 use crate::migration::vmstate::{Fields, StateError, VmState, Vmsd};
 
 /// Most bytes of a configuration space that are read.
@@ -243,7 +244,13 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             if self.legacy {
                 queue.lay_out(from.desc, from.align.into());
             }
-            if !queue.resume_at(&ram, from.next_avail) {
+            let fits = match queue.resume_at(&ram, from.next_avail) {
+                Err(RamError::Missing { addr, len }) => {
+                    return Err(StateError::Missing { addr, len });
+                }
+                resumed => resumed.unwrap_or(false),
+            };
+            if !fits {
                 let reason = format!(
                     "VQ {i} size {:#x} < last_avail_idx {:#x} - used_idx",
                     from.size, from.next_avail
