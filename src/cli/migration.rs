@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{CliError, OptionError, refused, value};
 use crate::machine::spec::{GlobalSpec, Incoming, MachineSpec};
-use crate::migration::capability::{Capabilities, Capability, LACKING};
+use crate::migration::capability::{Capabilities, Capability};
 use crate::migration::channel::{Address, MigrationChannel};
 use crate::migration::message::Settings;
 use crate::migration::parameter_text;
@@ -56,7 +56,6 @@ pub fn globals(spec: &mut MachineSpec) -> Result<(), CliError> {
     let none = Capabilities::default();
     let checked = capabilities
         .check(none, parameters, false)
-        .and_then(|()| capabilities.check_available(none, LACKING.into_iter().collect()))
         .and_then(|()| parameters.check())
         .and_then(|()| capabilities.check_parameters(parameters));
     let origin = format!("-global {DRIVER}");

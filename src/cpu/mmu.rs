@@ -168,7 +168,10 @@ enum Fault {
     /// PMP forbids the walk an entry, or there is no RAM where it should be.
     Access,
     /// An entry is in RAM that has not arrived.
-    Missing { addr: u64, len: u64 },
+    Missing {
+        addr: u64,
+        len: u64,
+    },
 }
 
 impl From<RamError> for Fault {

@@ -148,6 +148,13 @@ fn render(out: &mut String, info: &MigrationInfo) {
     if let Some(percent) = info.cpu_throttle_percentage {
         let _ = writeln!(out, "cpu throttle percentage: {percent}");
     }
+    if let Some(time) = info.postcopy_blocktime {
+        let _ = writeln!(out, "postcopy blocktime: {time}");
+    }
+    if let Some(times) = &info.postcopy_vcpu_blocktime {
+        let times: Vec<String> = times.iter().map(u32::to_string).collect();
+        let _ = writeln!(out, "postcopy vcpu blocktime: {}", times.join(","));
+    }
     if let Some(addresses) = &info.socket_address {
         out.push_str("socket address: [\n");
         addresses.iter().for_each(|address| out.push_str(&format!("\t{}\n", place(address))));

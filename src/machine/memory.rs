@@ -22,7 +22,9 @@ pub enum RamError {
     #[error("guest address {addr:#x} (length {len:#x}) is outside RAM")]
     OutOfRange { addr: u64, len: u64 },
     /// Not all of these bytes are here: see `presence`.
-    #[error("guest address {addr:#x} (length {len:#x}) has not arrived yet from a migration's source")]
+    #[error(
+        "guest address {addr:#x} (length {len:#x}) has not arrived yet from a migration's source"
+    )]
     Missing { addr: u64, len: u64 },
     #[error("cannot set up guest memory of {size} bytes: {source}")]
     Host { size: u64, source: std::io::Error },

@@ -119,8 +119,11 @@ impl PresenceMap {
             *word |= 1 << (page % 64);
         }
         let mut state = self.state.lock();
-        let blocked =
-            Blocked { since: vec![None; harts], times: vec![Duration::ZERO; harts], ..Blocked::default() };
+        let blocked = Blocked {
+            since: vec![None; harts],
+            times: vec![Duration::ZERO; harts],
+            ..Blocked::default()
+        };
         *state = State { left, ask: Some(ask), blocked, ..State::default() };
         *self.missing.write() = Some(words.into_iter().map(AtomicU64::new).collect());
         self.on.store(true, Ordering::SeqCst);
@@ -327,7 +330,7 @@ mod tests {
     #[test]
     fn what_is_lost_is_told_and_hangs_nobody() {
         let map = Arc::new(PresenceMap::default());
-        map.begin(10, [0..10], 1, asked().0);
+        map.begin(10, std::iter::once(0..10), 1, asked().0);
         let waits = Arc::clone(&map);
         let waiter = std::thread::spawn(move || waits.wait(2..4));
         while map.wanted().is_empty() {
@@ -344,7 +347,7 @@ mod tests {
         const PAGES: u64 = 512;
         let ram = Arc::new(GuestRam::new(RAM_BASE, PAGES * PAGE_SIZE).unwrap());
         let (ask, _) = asked();
-        ram.presence().begin(PAGES, [0..PAGES], 1, ask);
+        ram.presence().begin(PAGES, std::iter::once(0..PAGES), 1, ask);
         assert!(matches!(ram.load_u16(RAM_BASE), Err(RamError::Missing { .. })));
         let readers: Vec<_> = (0..2)
             .map(|_| {

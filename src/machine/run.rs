@@ -19,7 +19,6 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
-use crate::migration::capability::LACKING;
 use crate::net::descriptors::Descriptors;
 use crate::net::inherited;
 use crate::objects::{ObjectError, Objects};
@@ -301,7 +300,6 @@ fn machine_info(
         blockers: Arc::new([]),
         only_migratable: spec.only_migratable,
         migration: spec.migration.clone(),
-        lacking: LACKING.into_iter().collect(),
         terminal_monitor: spec.monitors.iter().any(|monitor| is_on_terminal(spec, monitor)),
     }
 }

@@ -51,6 +51,10 @@ pub struct MigrationInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_reasons: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_blocktime: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_vcpu_blocktime: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_address: Option<Vec<Value>>,
     /// Not QAPI's: what HMP shows of a peer that does not answer.
     #[serde(skip)]
@@ -161,6 +165,10 @@ impl MigrationCache {
         if *side == Side::Destination {
             if !self.listening.is_empty() && !status.is_final() {
                 info.socket_address = Some(self.listening.clone());
+            }
+            if let Some(blocktime) = &progress.blocktime {
+                info.postcopy_blocktime = Some(blocktime.all);
+                info.postcopy_vcpu_blocktime = Some(blocktime.vcpus.clone());
             }
             return info;
         }

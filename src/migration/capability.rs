@@ -72,7 +72,6 @@ impl Capability {
             // QEMU's sentence for its builds without replication.
             Self::XColo => Some("QEMU compiled without replication module can't enable COLO"),
             Self::DirtyBitmaps => Some("there are no dirty bitmaps to migrate"),
-            Self::PostcopyBlocktime => Some("postcopy blocktime is not measured"),
             Self::BackgroundSnapshot => Some("Background-snapshot is not supported by host kernel"),
             Self::ZeroCopySend => Some("zero-copy sending is not available"),
             Self::PostcopyPreempt => Some("a second channel for postcopy is not available"),
@@ -127,9 +126,6 @@ const NOT_WITH_BACKGROUND_SNAPSHOT: [Capability; 14] = [
     Capability::ZeroCopySend,
 ];
 
-/// What the actors do not have yet. Each is taken off this list by the code that brings it.
-pub const LACKING: [Capability; 1] = [Capability::PostcopyRam];
-
 const ZERO_COPY: &str = "Zero copy only available for non-compressed non-TLS multifd migration";
 
 /// The capabilities that are on.
@@ -159,18 +155,6 @@ impl Capabilities {
         let switched_on = |capability: &Capability| self.has(*capability) && !old.has(*capability);
         match Capability::ALL.into_iter().filter(switched_on).find_map(Capability::missing) {
             Some(sentence) => Err(ErrorDesc::new(sentence)),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether nothing is on now, and was off in `old`, that `lacking` names.
-    pub fn check_available(self, old: Self, lacking: Self) -> Result<(), ErrorDesc> {
-        let wanted = |c: &Capability| self.has(*c) && !old.has(*c) && lacking.has(*c);
-        match Capability::ALL.into_iter().find(wanted) {
-            Some(missing) => {
-                let name = missing.name();
-                Err(ErrorDesc::from(format!("Capability '{name}' is not available")))
-            }
             None => Ok(()),
         }
     }
@@ -290,16 +274,6 @@ mod tests {
             seen += 1;
         }
         assert!(seen > 40);
-    }
-
-    #[test]
-    fn what_is_lacking_is_named() {
-        let lacking = set("multifd mapped-ram");
-        let judged = |new, old| set(new).check_available(set(old), lacking);
-        assert_eq!(judged("events xbzrle", ""), Ok(()));
-        let refused = judged("events mapped-ram", "").unwrap_err();
-        assert_eq!(refused.as_str(), "Capability 'mapped-ram' is not available");
-        assert_eq!(judged("multifd", "multifd"), Ok(()));
     }
 
     #[test]

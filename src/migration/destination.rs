@@ -8,6 +8,7 @@
 mod blocking;
 mod load;
 mod multifd;
+mod postcopy;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,8 +16,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use serde_json::Value;
-use tokio::runtime::Handle as Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::capability::Capability;
 use super::channel::{Address, Channel, ChannelControl};
@@ -24,16 +24,19 @@ use super::message::{
     MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side, StartIncoming,
     UpdateSettings,
 };
-use super::ram::loader::Incoming;
+use super::ram::loader::{Incoming, RamLoader};
 use super::ram::mapped::MappedFile;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
 use super::stream::{LoadError, StreamInput};
 use crate::actors::outlet::Outlet;
-use crate::machine::message::{Arrived, ReleaseDrives, TakeDrives};
+use crate::machine::memory::GuestRam;
+use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives};
+use crate::machine::presence::Ask;
 use crate::machine::vm::Exited;
-use load::{Connected, Load};
+use load::{Connected, Load, Loaded};
 use multifd::{Gathering, Opening};
+use postcopy::{Entered, Shared};
 
 /// Why there is no channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +83,11 @@ pub trait MemoryTarget: Send {
     fn mapped(&mut self, from: MappedFile<'_>, position: u64) -> Result<u64, LoadError>;
     /// Where other channels put pages, once the section has begun.
     fn incoming(&self) -> Option<Arc<[Incoming]>>;
+    /// What keeps account of the pages, once the section has begun.
+    fn loader(&mut self) -> Option<&mut RamLoader>;
+    /// A postcopy begins: the machine will run without what has not come; `ask` is how to ask for
+    /// pages of its RAM, which is returned.
+    fn listen(&mut self, ask: Ask) -> Result<Arc<GuestRam>, LoadError>;
 }
 
 /// Makes the memory of one migration.
@@ -116,18 +124,34 @@ pub struct MigrationDestination {
     settings: watch::Sender<Settings>,
     /// Ends the channel when the actor ends.
     channel: Option<ChannelControl>,
+    /// What a postcopy needs to go on over another channel.
+    recovery: Option<Recovery>,
+}
+
+/// See `RecoverIncoming`.
+#[derive(Debug)]
+struct Recovery {
+    channels: mpsc::UnboundedSender<Channel>,
+    /// What waits for the source at present.
+    waits: Option<SpawnHandle>,
+    /// `migrate-pause` ends the channel.
+    by_user: bool,
 }
 
 impl MigrationDestination {
     /// Nothing comes yet.
     pub fn new(peers: DestinationPeers) -> Self {
-        let settings = watch::Sender::default();
-        Self { peers: Arc::new(peers), status: MigrationStatus::None, settings, channel: None }
+        let (status, settings) = (MigrationStatus::None, watch::Sender::default());
+        Self { peers: Arc::new(peers), status, settings, channel: None, recovery: None }
     }
 
     fn enter(&mut self, state: MigrationState) {
+        self.enter_with(state, Progress::default());
+    }
+
+    fn enter_with(&mut self, state: MigrationState, progress: Progress) {
         self.status = state.status();
-        let progress = Box::<Progress>::default();
+        let progress = Box::new(progress);
         let event = MigrationEvent::State { side: Side::Destination, state, progress };
         self.peers.events.do_send(event);
     }
@@ -203,14 +227,18 @@ impl MigrationDestination {
         self.channel = Some(connected.channel.control());
         self.enter(MigrationState::Active);
         let memory = (self.peers.memory)(&settings);
-        let load =
-            Load::new(Arc::clone(&self.peers), settings, memory, connected, Runtime::current());
+        let (channels, more) = mpsc::unbounded_channel();
+        let recovery = Recovery { channels, waits: None, by_user: false };
+        self.recovery = Some(recovery);
+        let after = (ctx.address(), more);
+        let load = Load::new(Arc::clone(&self.peers), settings, memory, connected, after);
         let thread = tokio::task::spawn_blocking(move || load.run());
         ctx.spawn(thread.into_actor(self).map(move |loaded, this, ctx| {
             let loaded = loaded
                 .unwrap_or_else(|died| Err(ErrorDesc::of_task(died, "loading the migration")));
             match loaded {
-                Ok(arrived) => this.start(arrived, exit_on_error, ctx),
+                Ok(Loaded::Whole(arrived)) => this.start(arrived, exit_on_error, ctx),
+                Ok(Loaded::Begun(arrived, shared)) => this.begin(arrived, shared, ctx),
                 Err(reason) => this.fail(reason, exit_on_error),
             }
         }));
@@ -231,6 +259,24 @@ impl MigrationDestination {
             }
             Err(_) => this.fail(ErrorDesc::new("the machine has failed"), exit_on_error),
         }));
+    }
+
+    /// Loaded but for memory, which comes while the machine runs.
+    fn begin(&mut self, arrived: Arrived, shared: Arc<Shared>, ctx: &mut Context<Self>) {
+        if self.status == MigrationStatus::Active {
+            self.enter(MigrationState::PostcopyActive);
+        }
+        let peers = Arc::clone(&self.peers);
+        let started = async move {
+            let answer = peers.arrived.send(arrived).await;
+            if let Ok(Err(refusal)) = &answer {
+                // There is no way back to the source. The machine waits for `cont`.
+                tracing::error!("incoming migration: {refusal}");
+                let _ = peers.arrived.send(Arrived { was: RunState::Paused }).await;
+            }
+            shared.started();
+        };
+        ctx.spawn(started.into_actor(self));
     }
 
     fn fail(&mut self, reason: ErrorDesc, exit_on_error: bool) {
@@ -284,10 +330,88 @@ impl Handler<UpdateSettings> for MigrationDestination {
 }
 
 impl Handler<RecoverIncoming> for MigrationDestination {
-    type Result = Result<(), ErrorDesc>;
+    type Result = ResponseActFuture<Self, Result<(), ErrorDesc>>;
 
-    fn handle(&mut self, _: RecoverIncoming, _: &mut Self::Context) -> Self::Result {
-        Err(ErrorDesc::new("Migrate recover can only be run when postcopy is paused."))
+    fn handle(&mut self, message: RecoverIncoming, ctx: &mut Self::Context) -> Self::Result {
+        let not_paused =
+            || ErrorDesc::new("Migrate recover can only be run when postcopy is paused.");
+        let paused = self.status == MigrationStatus::PostcopyPaused;
+        let Some(recovery) = self.recovery.as_mut().filter(|_| paused) else {
+            return Box::pin(actix::fut::ready(Err(not_paused())));
+        };
+        // One that waits in vain gives its place to another.
+        if let Some(waits) = recovery.waits.take() {
+            ctx.cancel_future(waits);
+        }
+        let listening = self.peers.listen.listen(&message.address, self.settings.subscribe());
+        Box::pin(listening.into_actor(self).map(move |listening, this, ctx| {
+            let mut listener = listening?;
+            if this.status != MigrationStatus::PostcopyPaused {
+                return Err(not_paused());
+            }
+            let addresses = listener.addresses();
+            if !addresses.is_empty() {
+                this.peers.events.do_send(MigrationEvent::Listening(addresses));
+            }
+            let accepted = async move {
+                loop {
+                    match listener.accept().await {
+                        Ok(channel) => break Some(channel),
+                        Err(AcceptError::Connection(reason)) => {
+                            tracing::error!("recovery of a migration: {reason}");
+                        }
+                        Err(AcceptError::Final(reason)) => {
+                            tracing::error!("recovery of a migration: {reason}");
+                            break None;
+                        }
+                    }
+                }
+            };
+            let waits = ctx.spawn(accepted.into_actor(this).map(|channel, this, _| {
+                if let Some(channel) = channel {
+                    this.recover(channel);
+                }
+            }));
+            if let Some(recovery) = &mut this.recovery {
+                recovery.waits = Some(waits);
+            }
+            Ok(())
+        }))
+    }
+}
+
+impl MigrationDestination {
+    /// The source is there again: the postcopy's thread has the word.
+    fn recover(&mut self, channel: Channel) {
+        let Some(recovery) = &mut self.recovery else { return };
+        recovery.waits = None;
+        recovery.by_user = false;
+        self.channel = Some(channel.control());
+        if recovery.channels.send(channel).is_ok() {
+            self.enter(MigrationState::PostcopyRecover);
+        }
+    }
+}
+
+impl Handler<Entered> for MigrationDestination {
+    type Result = ();
+
+    fn handle(&mut self, Entered { mut state, blocktime }: Entered, _: &mut Self::Context) {
+        if self.status.is_final() || self.status == state.status() {
+            return;
+        }
+        let by_user = self.recovery.as_ref().is_some_and(|recovery| recovery.by_user);
+        if let MigrationState::PostcopyPaused(reason) = &mut state {
+            if by_user {
+                *reason = ErrorDesc::paused_by_user();
+            }
+            self.channel = None;
+        }
+        self.enter_with(state, Progress { blocktime, ..Progress::default() });
+        if self.status.is_final() {
+            self.channel = None;
+            self.recovery = None;
+        }
     }
 }
 
@@ -295,7 +419,15 @@ impl Handler<PauseMigration> for MigrationDestination {
     type Result = Result<(), ErrorDesc>;
 
     fn handle(&mut self, _: PauseMigration, _: &mut Self::Context) -> Self::Result {
-        Err(ErrorDesc::not_postcopy())
+        let alive = [MigrationStatus::PostcopyActive, MigrationStatus::PostcopyRecover];
+        match (&self.channel, &mut self.recovery) {
+            (Some(channel), Some(recovery)) if alive.contains(&self.status) => {
+                recovery.by_user = true;
+                channel.shutdown();
+                Ok(())
+            }
+            _ => Err(ErrorDesc::not_postcopy()),
+        }
     }
 }
 

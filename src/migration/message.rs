@@ -44,6 +44,17 @@ pub struct Progress {
     pub cpu_throttle_percentage: Option<u8>,
     /// ms since bytes last went either way, while the channel does not take or give any
     pub stalled: Option<u64>,
+    /// Of a destination: how long vCPUs waited for pages.
+    pub blocktime: Option<Blocktime>,
+}
+
+/// QAPI's `postcopy-blocktime` and `postcopy-vcpu-blocktime`, in ms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Blocktime {
+    /// While all vCPUs waited.
+    pub all: u32,
+    /// While each did.
+    pub vcpus: Vec<u32>,
 }
 
 /// QAPI `MigrationStats`.

@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::channel::{Address, Channel};
+use super::channel::{Address, Channel, ChannelControl};
 use super::message::{
     CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, Progress, RamStats,
     Settings, Side, StartMigration, StartPostcopy, UpdateParameters, XbzrleStats,
@@ -97,7 +97,33 @@ struct Wishes {
     cancel: bool,
     /// `migrate-continue`
     go_on: bool,
+    /// `migrate-start-postcopy`
+    postcopy: bool,
     parameters: Parameters,
+}
+
+/// A channel for a postcopy that has lost its own (`migrate` with `resume`).
+#[derive(Debug)]
+struct Resume {
+    address: Address,
+    settings: Settings,
+    opened: Opened,
+}
+
+/// What `migrate-pause` ends.
+#[derive(Debug, Default)]
+struct Lifeline {
+    control: Option<ChannelControl>,
+    /// It has been ended so.
+    by_user: bool,
+}
+
+/// What reaches the work from outside.
+#[derive(Debug)]
+struct Reins {
+    wishes: watch::Receiver<Wishes>,
+    resumes: mpsc::UnboundedReceiver<Resume>,
+    lifeline: Arc<Mutex<Lifeline>>,
 }
 
 /// Tells the monitor, and knows what it told last.
@@ -113,6 +139,20 @@ struct Last {
     progress: Progress,
     /// The last byte is on its way: the other side may run.
     committed: bool,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        let status = MigrationStatus::None;
+        Self { status, progress: Progress::default(), committed: false }
+    }
+}
+
+impl Wishes {
+    /// Nothing but these parameters.
+    fn new(parameters: Parameters) -> Self {
+        Self { cancel: false, go_on: false, postcopy: false, parameters }
+    }
 }
 
 impl Reporter {
@@ -182,16 +222,38 @@ pub struct MigrationSource {
     peers: Arc<SourcePeers>,
     reporter: Reporter,
     wishes: watch::Sender<Wishes>,
+    /// To the postcopy under way.
+    resumes: mpsc::UnboundedSender<Resume>,
+    lifeline: Arc<Mutex<Lifeline>>,
 }
 
 impl MigrationSource {
     /// Nothing migrates yet.
     pub fn new(peers: SourcePeers) -> Self {
-        let last =
-            Last { status: MigrationStatus::None, progress: Progress::default(), committed: false };
-        let reporter = Reporter { events: peers.events.clone(), last: Arc::new(Mutex::new(last)) };
-        let wishes = Wishes { cancel: false, go_on: false, parameters: Parameters::default() };
-        Self { peers: Arc::new(peers), reporter, wishes: watch::Sender::new(wishes) }
+        let reporter = Reporter { events: peers.events.clone(), last: Arc::default() };
+        let wishes = watch::Sender::new(Wishes::new(Parameters::default()));
+        // Nobody listens until there is something to resume.
+        let (resumes, _) = mpsc::unbounded_channel();
+        Self { peers: Arc::new(peers), reporter, wishes, resumes, lifeline: Arc::default() }
+    }
+
+    /// Go on with a postcopy over another channel.
+    fn resume(
+        &mut self,
+        address: Address,
+        settings: Settings,
+    ) -> ResponseFuture<Result<(), ErrorDesc>> {
+        let refused = ErrorDesc::new("Cannot resume if there is no paused migration");
+        if self.reporter.status() != MigrationStatus::PostcopyPaused {
+            return Box::pin(async { Err(refused) });
+        }
+        self.reporter.enter(MigrationState::PostcopyRecoverSetup);
+        let waits = address.opens_at_once();
+        let (opened, open) = oneshot::channel();
+        if self.resumes.send(Resume { address, settings, opened }).is_err() {
+            return Box::pin(async { Err(refused) });
+        }
+        Box::pin(async move { if waits { open.await.unwrap_or(Ok(())) } else { Ok(()) } })
     }
 }
 
@@ -278,15 +340,16 @@ impl Handler<StartMigration> for MigrationSource {
             Box::pin(async { Err(refused) })
         };
         if resume {
-            return refuse("Cannot resume if there is no paused migration");
+            return self.resume(address, settings);
         }
         if !self.reporter.status().is_final() {
             return refuse("There's a migration process in progress");
         }
-        *self.reporter.last.lock() =
-            Last { status: MigrationStatus::None, progress: Progress::default(), committed: false };
-        let parameters = settings.parameters.clone();
-        self.wishes.send_replace(Wishes { cancel: false, go_on: false, parameters });
+        *self.reporter.last.lock() = Last::default();
+        self.wishes.send_replace(Wishes::new(settings.parameters.clone()));
+        let (resumes, resumed) = mpsc::unbounded_channel();
+        self.resumes = resumes;
+        self.lifeline = Arc::default();
         self.reporter.enter(MigrationState::Setup);
         // What is opened on the spot is waited for; what goes over a network is not.
         let waits = address.opens_at_once();
@@ -295,10 +358,11 @@ impl Handler<StartMigration> for MigrationSource {
         let hand_over = self.peers.hand_over.clone();
         let machine = Mutex::new(None);
         let hold = Arc::new(Hold { reporter: self.reporter.clone(), machine });
+        let lifeline = Arc::clone(&self.lifeline);
         let run = Run::new(
             Arc::clone(&self.peers),
             self.reporter.clone(),
-            wishes.clone(),
+            Reins { wishes: wishes.clone(), resumes: resumed, lifeline },
             address,
             settings,
             opened,
@@ -347,10 +411,15 @@ impl Handler<ContinueMigration> for MigrationSource {
 impl Handler<StartPostcopy> for MigrationSource {
     type Result = Result<(), ErrorDesc>;
 
+    /// One that comes early is acted on when memory is on its way.
     fn handle(&mut self, _: StartPostcopy, _: &mut Self::Context) -> Self::Result {
-        Err(ErrorDesc::new(
-            "Enable postcopy with migrate_set_capability before the start of migration",
-        ))
+        if self.reporter.status() == MigrationStatus::None {
+            return Err(ErrorDesc::new(
+                "Postcopy must be started after migration has been started",
+            ));
+        }
+        self.wishes.send_modify(|wishes| wishes.postcopy = true);
+        Ok(())
     }
 }
 
@@ -358,7 +427,16 @@ impl Handler<PauseMigration> for MigrationSource {
     type Result = Result<(), ErrorDesc>;
 
     fn handle(&mut self, _: PauseMigration, _: &mut Self::Context) -> Self::Result {
-        Err(ErrorDesc::not_postcopy())
+        let status = self.reporter.status();
+        if !matches!(status, MigrationStatus::PostcopyActive | MigrationStatus::PostcopyRecover) {
+            return Err(ErrorDesc::not_postcopy());
+        }
+        let mut lifeline = self.lifeline.lock();
+        if let Some(control) = &lifeline.control {
+            control.shutdown();
+            lifeline.by_user = true;
+        }
+        Ok(())
     }
 }
 

@@ -91,6 +91,11 @@ impl ErrorDesc {
         )
     }
 
+    /// Why a postcopy is paused after `migrate-pause`.
+    pub(super) fn paused_by_user() -> Self {
+        Self::new("Postcopy migration is paused by the user")
+    }
+
     /// Why a task that did `what` has no result: what its panic said.
     pub(super) fn of_task(died: tokio::task::JoinError, what: &str) -> Self {
         match died.try_into_panic() {

@@ -14,7 +14,6 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::Chardev;
 use crate::machine::message as vm;
 use crate::machine::spec::LOG_ITEMS;
-use crate::migration::capability::Capabilities;
 use crate::migration::message::{Blockers, Settings};
 use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
@@ -139,8 +138,6 @@ pub struct MachineInfo {
     pub only_migratable: bool,
     /// What `-global migration.…` says of migrations.
     pub migration: Settings,
-    /// Capabilities that the migration actors do not have.
-    pub lacking: Capabilities,
     /// A human monitor is on the terminal of the process, where standard error may be too.
     pub terminal_monitor: bool,
 }

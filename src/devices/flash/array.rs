@@ -161,6 +161,19 @@ impl BlockMemory for FlashArray {
         Ok(())
     }
 
+    fn discard(&self, offset: u64, len: u64) -> Result<(), RamError> {
+        const ZEROES: &[u8] = &[0; PAGE_SIZE as usize];
+        let end = offset.checked_add(len).filter(|&end| end <= BANK_SIZE);
+        let end = end.ok_or_else(|| out_of_range(offset, len as usize))?;
+        let mut pages = (offset..end).step_by(ZEROES.len());
+        pages.try_for_each(|page| self.write(page, ZEROES))
+    }
+
+    /// The machine runs only when all of it is here.
+    fn place(&self, offset: u64, page: Option<&[u8]>) -> Result<(), RamError> {
+        self.write(offset, page.unwrap_or(&[0; PAGE_SIZE as usize]))
+    }
+
     fn clear(&self) -> Result<(), RamError> {
         let mut content = self.0.lock();
         for sector in 0..content.sectors.len() {

@@ -5,21 +5,25 @@
 //! the load with a sentence.
 
 mod mapped;
+mod postcopy;
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
+use actix::Addr;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle as Runtime;
+use tokio::sync::mpsc;
 
 use super::blocking::{Blocking, Until};
 use super::multifd::SideChannels;
-use super::{DestinationPeers, MemoryTarget};
+use super::postcopy::{ReturnQueue, Shared};
+use super::{DestinationPeers, MemoryTarget, MigrationDestination};
 use crate::cli::value::uuid_text;
 use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives, VmError};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{Channel, ChannelWriter, FileAccess};
+use crate::migration::channel::{Channel, ChannelControl, ChannelWriter, FileAccess};
 use crate::migration::message::Settings;
 use crate::migration::return_path::ReturnMessage;
 use crate::migration::sections::StateSource;
@@ -27,6 +31,7 @@ use crate::migration::status::ErrorDesc;
 use crate::migration::stream::{Input, LoadError, LoadKind, Record, StreamCommand, StreamInput};
 use crate::migration::vmstate::machine::{Configuration, GlobalState};
 use crate::migration::vmstate::{self, StateError, VmState};
+use postcopy::Postcopy;
 
 /// Longest description at the stream's end that is read.
 const DESCRIPTION_MAX: u32 = 16 << 20;
@@ -35,10 +40,12 @@ const DESCRIPTION_MAX: u32 = 16 << 20;
 pub(super) struct Load {
     peers: Arc<DestinationPeers>,
     settings: Settings,
-    memory: Box<dyn MemoryTarget>,
+    /// Until a thread of a postcopy has it.
+    memory: Option<Box<dyn MemoryTarget>>,
     input: StreamInput,
     /// Where the stream is, if it is in a file.
     file: Option<FileAccess>,
+    control: ChannelControl,
     back: Back,
     sides: Option<SideChannels>,
     runtime: Runtime,
@@ -47,14 +54,33 @@ pub(super) struct Load {
     /// What has been loaded, as (idstr, instance).
     loaded: Vec<(String, u32)>,
     run_state: Option<GlobalState>,
+    postcopy: Postcopy,
+    actor: Addr<MigrationDestination>,
+    /// Channels that a postcopy goes on with, when it has lost one.
+    channels: Option<mpsc::UnboundedReceiver<Channel>>,
+}
+
+/// A stream that has been loaded as far as the machine needs it.
+pub(super) enum Loaded {
+    Whole(Arrived),
+    /// The rest of its memory comes while it runs.
+    Begun(Arrived, Arc<Shared>),
+}
+
+/// What follows a command.
+enum Turn {
+    On,
+    Run(Arrived, Arc<Shared>),
 }
 
 /// The return path, opened if the source asks for it.
 struct Back {
-    to: ChannelWriter,
+    /// Until it is `queue`'s.
+    to: Option<ChannelWriter>,
     /// There is somebody at the other end.
     heard: bool,
     open: bool,
+    queue: Option<ReturnQueue>,
 }
 
 /// The connections of a migration.
@@ -71,10 +97,11 @@ impl Load {
         settings: Settings,
         memory: Box<dyn MemoryTarget>,
         connected: Connected,
-        runtime: Runtime,
+        after: (Addr<MigrationDestination>, mpsc::UnboundedReceiver<Channel>),
     ) -> Self {
         let Connected { channel, head, sides } = connected;
         let file = channel.file().cloned();
+        let (control, runtime, (actor, channels)) = (channel.control(), Runtime::current(), after);
         let (from, to) = channel.split();
         let never = || -> Until { Box::pin(std::future::pending()) };
         let until = sides.as_ref().map_or_else(never, SideChannels::breaks);
@@ -82,23 +109,28 @@ impl Load {
         Self {
             peers,
             settings,
-            memory,
+            memory: Some(memory),
             input: Input::new(Box::new(from)),
-            back: Back { to, heard: file.is_none(), open: false },
+            control,
+            back: Back { to: Some(to), heard: file.is_none(), open: false, queue: None },
             file,
             sides,
             runtime,
             pieces: HashMap::new(),
             loaded: Vec::new(),
             run_state: None,
+            postcopy: Postcopy::default(),
+            actor,
+            channels: Some(channels),
         }
     }
 
     /// Load everything, and tell the source how it went if it listens.
-    pub(super) fn run(mut self) -> Result<Arrived, ErrorDesc> {
+    pub(super) fn run(mut self) -> Result<Loaded, ErrorDesc> {
         let loaded = self.stream();
         match loaded {
-            Ok(arrived) => {
+            Ok(Loaded::Begun(arrived, shared)) => Ok(Loaded::Begun(arrived, shared)),
+            Ok(Loaded::Whole(arrived)) => {
                 let taken = self.runtime.block_on(self.peers.take_drives.send(TakeDrives));
                 let gone = |_| Err(VmError("the machine has failed".to_owned()));
                 if let Err(VmError(refusal)) = taken.unwrap_or_else(gone) {
@@ -113,12 +145,16 @@ impl Load {
                     let text = format!("cannot tell the source that all is loaded: {error}");
                     return Err(ErrorDesc::from(text));
                 }
-                Ok(arrived)
+                Ok(Loaded::Whole(arrived))
             }
             Err(error) => {
                 // The main channel was given up because of one beside it.
                 let first = self.sides.as_ref().and_then(SideChannels::failure);
-                let LoadError { kind, cause } = first.unwrap_or(error);
+                let mut first = first.unwrap_or(error);
+                if let Postcopy::Listening(listening) = &self.postcopy {
+                    first = listening.fail(first);
+                }
+                let LoadError { kind, cause } = first;
                 self.give_up(&cause);
                 let words = kind.words();
                 Err(ErrorDesc::from(format!("load of migration failed: {words}: {cause}")))
@@ -129,35 +165,50 @@ impl Load {
     fn give_up(&mut self, reason: &str) {
         // What is refused before the source opens the path (a configuration) is told as well: with
         // `return-path` on here, the source listens.
-        self.back.open |= self.settings.capabilities.has(Capability::ReturnPath);
+        let on = |capability| self.settings.capabilities.has(capability);
+        self.back.open |= on(Capability::ReturnPath) || on(Capability::PostcopyRam);
         // The source may be gone; the reason is known here all the same.
         let _ = self.tell(&ReturnMessage::Reason(reason.to_owned()));
         let _ = self.tell(&ReturnMessage::Shut(1));
+        if let Some(queue) = &self.back.queue {
+            queue.flush(&self.runtime);
+            // Another thread reads of it.
+            self.control.shutdown();
+        }
     }
 
     fn tell(&mut self, message: &ReturnMessage) -> io::Result<()> {
         if !self.back.open {
             return Ok(());
         }
+        if let Some(queue) = &self.back.queue {
+            queue.tell(message.clone());
+            return Ok(());
+        }
         if !self.back.heard {
             return Err(io::Error::other("nobody hears what is said to a file"));
         }
-        let to = &mut self.back.to;
+        let Some(to) = &mut self.back.to else { return Ok(()) };
         self.runtime.block_on(async {
             to.write_all(&message.encode()).await?;
             to.flush().await
         })
     }
 
-    fn stream(&mut self) -> Result<Arrived, LoadError> {
+    fn stream(&mut self) -> Result<Loaded, LoadError> {
         self.input.header()?;
         self.configuration()?;
         loop {
-            match self.input.record()? {
+            let record = self.input.record()?;
+            self.fits(record)?;
+            match record {
                 Record::Eof => break,
                 record @ (Record::SectionStart | Record::SectionFull) => self.section(record)?,
                 Record::SectionPart | Record::SectionEnd => self.piece()?,
-                Record::Command => self.command()?,
+                Record::Command => match self.command()? {
+                    Turn::On => {}
+                    Turn::Run(arrived, shared) => return Ok(Loaded::Begun(arrived, shared)),
+                },
                 record => {
                     let number = record as u8;
                     return Err(LoadError::invalid(format!(
@@ -167,7 +218,7 @@ impl Load {
             }
         }
         self.description()?;
-        self.complete()
+        self.complete().map(Loaded::Whole)
     }
 
     /// The section that says what the machine is.
@@ -223,8 +274,11 @@ impl Load {
             || format!("error while loading state for instance 0x{instance:x} of device '{name}'");
         match name.as_str() {
             "ram" if instance == 0 && record == Record::SectionStart => {
-                self.memory.begin(version).map_err(|error| error.within(place()))?;
-                if let (Some(sides), Some(blocks)) = (&mut self.sides, self.memory.incoming()) {
+                let Some(memory) = &mut self.memory else {
+                    return Err(LoadError::invalid("a section ram during a postcopy"));
+                };
+                memory.begin(version).map_err(|error| error.within(place()))?;
+                if let (Some(sides), Some(blocks)) = (&mut self.sides, memory.incoming()) {
                     sides.start(blocks);
                 }
                 let first = match self.settings.capabilities.has(Capability::MappedRam) {
@@ -279,6 +333,11 @@ impl Load {
                     return Ok(());
                 }
                 Err(error) if error.is_truncated() => self.input.more()?,
+                Err(StateError::Missing { addr, len })
+                    if let Postcopy::Listening(listening) = &self.postcopy =>
+                {
+                    listening.wait(addr, len)?;
+                }
                 Err(error) => return Err(refused(&error)),
             }
         }
@@ -297,7 +356,8 @@ impl Load {
 
     fn memory_piece(&mut self) -> Result<(), LoadError> {
         let sides = &mut self.sides;
-        self.memory.piece(&mut self.input, &mut || match sides {
+        let gone = || LoadError::invalid("memory inside a package");
+        self.memory.as_mut().ok_or_else(gone)?.piece(&mut self.input, &mut || match sides {
             Some(sides) => sides.flush(),
             None => Err(LoadError::invalid(
                 "Capability multifd is off, but the source sends over channels of that kind",
@@ -305,7 +365,7 @@ impl Load {
         })
     }
 
-    fn command(&mut self) -> Result<(), LoadError> {
+    fn command(&mut self) -> Result<Turn, LoadError> {
         let number = self.input.u16()?;
         let length = self.input.u16()?;
         let known = StreamCommand::of(number);
@@ -315,13 +375,16 @@ impl Load {
             )));
         };
         let expected = match command {
-            StreamCommand::Ping => 4,
+            StreamCommand::Ping | StreamCommand::Packaged => 4,
             _ => 0,
         };
         match command {
             StreamCommand::OpenReturnPath
             | StreamCommand::Ping
             | StreamCommand::SwitchoverStart
+            | StreamCommand::PostcopyListen
+            | StreamCommand::PostcopyRun
+            | StreamCommand::Packaged
                 if length != expected =>
             {
                 Err(LoadError::invalid(format!(
@@ -333,7 +396,7 @@ impl Load {
             }
             StreamCommand::OpenReturnPath => {
                 self.back.open = true;
-                Ok(())
+                Ok(Turn::On)
             }
             StreamCommand::Ping => {
                 let value = self.input.u32()?;
@@ -343,11 +406,17 @@ impl Load {
                     )));
                 }
                 self.tell(&ReturnMessage::Pong(value))
-                    .map_err(|error| LoadError::io(format!("return path: {error}")))
+                    .map_err(|error| LoadError::io(format!("return path: {error}")))?;
+                Ok(Turn::On)
             }
-            StreamCommand::SwitchoverStart => Ok(()),
+            StreamCommand::SwitchoverStart => Ok(Turn::On),
+            StreamCommand::PostcopyAdvise => self.advise(length).map(|()| Turn::On),
+            StreamCommand::PostcopyRamDiscard => self.discard(length).map(|()| Turn::On),
+            StreamCommand::Packaged => self.package().map(|()| Turn::On),
+            StreamCommand::PostcopyListen => self.listen().map(|()| Turn::On),
+            StreamCommand::PostcopyRun => self.run_machine(),
             other => Err(LoadError::unsupported(format!(
-                "the stream asks for {other:?}, which this machine does not have"
+                "the stream asks for {other:?}, which this machine does not have now"
             ))),
         }
     }

@@ -21,8 +21,15 @@ pub trait BlockMemory: Send + Sync + std::fmt::Debug {
     fn is_zero(&self, offset: u64) -> Result<bool, RamError>;
     /// Copy in.
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), RamError>;
+    /// Make these bytes, whole pages, zero.
+    fn discard(&self, offset: u64, len: u64) -> Result<(), RamError>;
     /// Make everything zero.
-    fn clear(&self) -> Result<(), RamError>;
+    fn clear(&self) -> Result<(), RamError> {
+        self.discard(0, self.size())
+    }
+    /// The page at `offset`, which was discarded or never there, arrives while the machine may run;
+    /// `None` is a page of zeroes. One that is there already is left as it is.
+    fn place(&self, offset: u64, page: Option<&[u8]>) -> Result<(), RamError>;
 }
 
 /// Tells which pages of a block were written since it was last asked.
@@ -71,8 +78,12 @@ impl BlockMemory for GuestRam {
         GuestRam::write(self, self.base().saturating_add(offset), from)
     }
 
-    fn clear(&self) -> Result<(), RamError> {
-        self.discard(self.base(), GuestRam::size(self))
+    fn discard(&self, offset: u64, len: u64) -> Result<(), RamError> {
+        GuestRam::discard(self, self.base().saturating_add(offset), len)
+    }
+
+    fn place(&self, offset: u64, page: Option<&[u8]>) -> Result<(), RamError> {
+        GuestRam::place(self, self.base().saturating_add(offset), page).map(drop)
     }
 }
 
@@ -148,12 +159,19 @@ impl BlockMemory for Bytes {
         Ok(())
     }
 
-    fn clear(&self) -> Result<(), RamError> {
+    fn discard(&self, offset: u64, len: u64) -> Result<(), RamError> {
         let mut content = self.content.lock();
-        content.bytes.fill(0);
-        let pages = content.dirty.pages();
-        content.dirty.set_range(0..pages);
+        let range = usize::try_from(len).ok().and_then(|len| slice(offset, len));
+        let into = range.and_then(|range| content.bytes.get_mut(range));
+        into.ok_or_else(|| out_of_range(offset, len as usize))?.fill(0);
+        let page = PAGE as u64;
+        content.dirty.set_range(offset / page..(offset + len).div_ceil(page));
         Ok(())
+    }
+
+    /// Its owner runs only when all of it is here.
+    fn place(&self, offset: u64, page: Option<&[u8]>) -> Result<(), RamError> {
+        self.write(offset, page.unwrap_or(&[0; PAGE]))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The receiving side of guest memory. What arrives is not trusted: every block has to be one of
 //! ours and of the same size, every page in its block; everything else ends the load in words.
 
+mod postcopy;
+
 use std::io::Read;
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ pub struct LoadOptions {
     pub addresses: bool,
     /// Pages do not come in the stream (capability `mapped-ram`).
     pub mapped: bool,
+    /// A postcopy may follow (capability `postcopy-ram`).
+    pub postcopy: bool,
 }
 
 /// Blocks that the sender has announced.
@@ -34,6 +38,8 @@ pub struct Incoming {
     pub(super) block: RamBlock,
     /// Pages that may hold something else than zeroes.
     touched: Mutex<PageBitmap>,
+    /// Pages that have come, if a postcopy may follow.
+    received: Option<Mutex<PageBitmap>>,
 }
 
 /// Receives guest memory.
@@ -43,6 +49,8 @@ pub struct RamLoader {
     options: LoadOptions,
     /// The block of the page before.
     last: Option<usize>,
+    /// The machine may run while pages come.
+    listening: bool,
 }
 
 impl RamLoader {
@@ -52,9 +60,10 @@ impl RamLoader {
         for block in blocks {
             block.memory.clear()?;
             let touched = Mutex::new(PageBitmap::new(block.pages()));
-            incoming.push(Incoming { block, touched });
+            let received = options.postcopy.then(|| Mutex::new(PageBitmap::new(block.pages())));
+            incoming.push(Incoming { block, touched, received });
         }
-        Ok(Self { blocks: incoming.into(), options, last: None })
+        Ok(Self { blocks: incoming.into(), options, last: None, listening: false })
     }
 
     /// The version that the section's head gives has to be ours.
@@ -79,6 +88,12 @@ impl RamLoader {
                 return Err(LoadError::invalid(format!("Unexpected RAM flags: {flags}")));
             }
             match flags & !flag::CONTINUE {
+                kind if self.listening && ![flag::EOS, flag::ZERO, flag::PAGE].contains(&kind) => {
+                    let cause = format!(
+                        "Unknown combination of migration flags: 0x{flags:x} (postcopy mode)"
+                    );
+                    return Err(LoadError::invalid(cause));
+                }
                 flag::EOS => return Ok(()),
                 flag::MEM_SIZE => self.load_blocks(input, offset)?,
                 flag::MULTIFD_FLUSH => flush()?,
@@ -173,9 +188,11 @@ impl RamLoader {
         }
         match kind {
             flag::ZERO => match input.u8()? {
+                0 if self.listening => incoming.place(offset, None),
                 0 => incoming.put_zero(offset),
                 value => Err(LoadError::invalid(format!("Found a zero page with value {value}"))),
             },
+            flag::PAGE if self.listening => incoming.place(offset, Some(input.take(PAGE)?)),
             flag::PAGE => incoming.put_run(offset, input.take(PAGE)?),
             _ => incoming.put_changes(offset, input),
         }
@@ -186,12 +203,19 @@ impl Incoming {
     /// Whole pages, one after another.
     pub(super) fn put_run(&self, offset: u64, pages: &[u8]) -> Result<(), LoadError> {
         let first = offset / PAGE as u64;
-        self.touched.lock().set_range(first..first + pages.len().div_ceil(PAGE) as u64);
+        let run = first..first + pages.len().div_ceil(PAGE) as u64;
+        if let Some(received) = &self.received {
+            received.lock().set_range(run.clone());
+        }
+        self.touched.lock().set_range(run);
         self.block.memory.write(offset, pages).map_err(|_| illegal_offset(offset))
     }
 
     /// A page of zeroes.
     pub(super) fn put_zero(&self, offset: u64) -> Result<(), LoadError> {
+        if let Some(received) = &self.received {
+            received.lock().put(offset / PAGE as u64, true);
+        }
         if !self.touched.lock().put(offset / PAGE as u64, false) {
             return Ok(());
         }

@@ -12,7 +12,8 @@ use super::mapped::MappedFile;
 use super::saver::{Phase, RamOptions, RamSaver, Sent};
 use crate::cpu::inbox::Peers;
 use crate::machine::dirty_log::DirtyLog;
-use crate::machine::memory::GuestRam;
+use crate::machine::memory::{GuestRam, PAGE_SIZE};
+use crate::machine::presence::Ask;
 use crate::migration::capability::Capability;
 use crate::migration::destination::MemoryTarget;
 use crate::migration::message::{RamStats, Settings, XbzrleStats};
@@ -22,7 +23,7 @@ use crate::migration::status::ErrorDesc;
 use crate::migration::stream::{LoadError, StreamInput};
 
 /// What QEMU calls the RAM of `virt`.
-const RAM_NAME: &str = "riscv_virt_board.ram";
+pub const RAM_NAME: &str = "riscv_virt_board.ram";
 
 /// All memory of a machine.
 #[derive(Debug, Clone)]
@@ -53,6 +54,7 @@ impl MachineMemory {
         let options = LoadOptions {
             addresses: settings.capabilities.has(Capability::XIgnoreShared),
             mapped: settings.capabilities.has(Capability::MappedRam),
+            postcopy: settings.capabilities.has(Capability::PostcopyRam),
         };
         IncomingMemory { memory: self.clone(), options, loader: None }
     }
@@ -186,6 +188,22 @@ impl MemoryTarget for IncomingMemory {
     fn incoming(&self) -> Option<Arc<[Incoming]>> {
         self.loader.as_ref().map(RamLoader::incoming)
     }
+
+    fn loader(&mut self) -> Option<&mut RamLoader> {
+        self.loader.as_mut()
+    }
+
+    fn listen(&mut self, ask: Ask) -> Result<Arc<GuestRam>, LoadError> {
+        let not_begun = || LoadError::invalid("a postcopy without a section ram");
+        let loader = self.loader.as_mut().ok_or_else(not_begun)?;
+        loader.listen();
+        let (ram, harts) = (&self.memory.ram, &self.memory.harts);
+        let blocks = loader.incoming();
+        let missing = blocks.iter().find(|block| block.is_ram()).map(Incoming::missing);
+        let pages = ram.size() / PAGE_SIZE;
+        ram.presence().begin(pages, missing.unwrap_or_default(), harts.0.len(), ask);
+        Ok(Arc::clone(ram))
+    }
 }
 
 fn not_begun() -> LoadError {
@@ -195,7 +213,7 @@ fn not_begun() -> LoadError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::memory::{PAGE_SIZE, RAM_BASE};
+    use crate::machine::memory::RAM_BASE;
     use crate::migration::ram::block::Bytes;
     use crate::migration::stream::Input;
 

@@ -2,6 +2,8 @@
 //! written. The order within a round is that of the blocks and their pages; a page that was
 //! written again after its turn comes in the next.
 
+mod postcopy;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +14,7 @@ use super::{PAGE, flag};
 use crate::machine::memory::RamError;
 use crate::migration::message::{RamStats, XbzrleStats};
 use crate::migration::stream::put_name;
+use postcopy::Requests;
 
 /// Bytes of the header of an encoded page: its kind and its length.
 const XBZRLE_HEAD: u64 = 3;
@@ -85,6 +88,7 @@ pub struct RamSaver {
     /// Pages sent, in whatever way.
     pages: u64,
     copy: Box<[u8; PAGE]>,
+    requests: Requests,
 }
 
 #[derive(Debug)]
@@ -129,6 +133,7 @@ impl RamSaver {
             period: None,
             pages: 0,
             copy: Box::new([0; PAGE]),
+            requests: Requests::default(),
         }
     }
 
@@ -332,7 +337,9 @@ impl RamSaver {
             self.count(0, 1);
             return Ok(());
         }
-        if self.cache.is_some() && self.stats.dirty_sync_count > 1 {
+        // What changed means nothing to a page that the destination has forgotten.
+        let changes = self.cache.is_some() && self.phase != Phase::Postcopy;
+        if changes && self.stats.dirty_sync_count > 1 {
             return self.save_changes(number, offset, out);
         }
         self.put_page_head(number, offset, flag::PAGE, out);

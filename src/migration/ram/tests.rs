@@ -347,7 +347,7 @@ fn blocks_at_other_addresses_are_refused_when_addresses_are_sent() {
     let load_at = |address| {
         let mut blocks = Memory::new().blocks();
         blocks[1].address = address;
-        let options = LoadOptions { addresses: true, mapped: false };
+        let options = LoadOptions { addresses: true, ..LoadOptions::default() };
         load(&mut RamLoader::new(blocks, options).unwrap(), &out)
     };
     assert_eq!(load_at(0x8000_0000), Ok(out.len() as u64));

@@ -4,11 +4,13 @@
 mod back;
 mod figures;
 mod mapped;
+mod postcopy;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 use super::multifd::{self, SideChannels};
 use super::pace::Pace;
 use super::throttle::Convergence;
-use super::{Hold, Memory, Opened, Reporter, SourcePeers, Wishes};
+use super::{Hold, Lifeline, Memory, Opened, Reins, Reporter, Resume, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
 use crate::migration::channel::{Address, Channel, ChannelControl, ChannelKind, ChannelWriter};
@@ -50,6 +52,8 @@ pub(super) struct Run {
     peers: Arc<SourcePeers>,
     reporter: Reporter,
     wishes: watch::Receiver<Wishes>,
+    resumes: mpsc::UnboundedReceiver<Resume>,
+    lifeline: Arc<Mutex<Lifeline>>,
     address: Address,
     settings: Settings,
     opened: Option<Opened>,
@@ -62,6 +66,15 @@ pub(super) struct Run {
     hold: Arc<Hold>,
     convergence: Convergence,
     figures: Figures,
+}
+
+/// What follows the passes over memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// What is left fits into the downtime.
+    Completion,
+    /// The machine goes on at the other side without what is left.
+    Postcopy,
 }
 
 /// The open channel.
@@ -77,21 +90,36 @@ struct Line {
     end_tells: bool,
 }
 
+impl Line {
+    /// The return path is listened to if there may be bitmaps of so many bytes on it.
+    fn new(channel: Channel, listens: Option<u64>) -> Self {
+        let control = channel.control();
+        let kept = [ChannelKind::Command, ChannelKind::File, ChannelKind::Pipe];
+        let end_tells = kept.contains(&channel.kind());
+        let (from, to) = channel.split();
+        let back = listens.map(|bitmap_max| listen(from, bitmap_max));
+        Self { to, control, back, early: VecDeque::new(), pace: Pace::new(), end_tells }
+    }
+}
+
 impl Run {
     pub(super) fn new(
         peers: Arc<SourcePeers>,
         reporter: Reporter,
-        wishes: watch::Receiver<Wishes>,
+        reins: Reins,
         address: Address,
         settings: Settings,
         opened: Opened,
         hold: Arc<Hold>,
     ) -> Self {
         let convergence = Convergence::new(Arc::clone(&peers.vcpus));
+        let Reins { wishes, resumes, lifeline } = reins;
         Self {
             peers,
             reporter,
             wishes,
+            resumes,
+            lifeline,
             address,
             settings,
             opened: Some(opened),
@@ -110,8 +138,12 @@ impl Run {
         self.open().await?;
         let mut memory = (self.peers.memory)(&self.settings);
         self.begin(memory.as_mut()).await?;
-        self.precopy(memory.as_mut()).await?;
+        let next = self.precopy(memory.as_mut()).await?;
         self.stop_machine(memory.as_mut()).await?;
+        if next == Next::Postcopy {
+            self.switch_to_postcopy(memory.as_mut()).await?;
+            return self.postcopy(memory.as_mut()).await;
+        }
         self.complete(memory.as_mut()).await?;
         self.confirm().await
     }
@@ -133,19 +165,15 @@ impl Run {
                 return Err(reason);
             }
         };
-        let listens = self.has(Capability::ReturnPath) || self.has(Capability::SwitchoverAck);
+        let listened = [Capability::ReturnPath, Capability::SwitchoverAck, Capability::PostcopyRam];
+        let listens = listened.into_iter().any(|capability| self.has(capability));
         let checked = self.check_file(&channel, listens);
         if let Some(opened) = self.opened.take() {
             let _ = opened.send(checked.clone());
         }
         checked?;
-        let control = channel.control();
-        let kept = [ChannelKind::Command, ChannelKind::File, ChannelKind::Pipe];
-        let end_tells = kept.contains(&channel.kind());
-        let (from, to) = channel.split();
-        let back = listens.then(|| listen(from));
-        let (early, pace) = (VecDeque::new(), Pace::new());
-        self.line = Some(Line { to, control, back, early, pace, end_tells });
+        // Nobody has lost pages yet that could be listed.
+        self.line = Some(Line::new(channel, listens.then_some(0)));
         if self.has(Capability::Multifd) && self.mapped.is_none() {
             let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid);
             self.opened_sides = multifd::open(connect, &self.address, &self.settings, uuid).await?;
@@ -162,6 +190,9 @@ impl Run {
         if self.line.as_ref().is_some_and(|line| line.back.is_some()) {
             stream::put_command(&mut out, StreamCommand::OpenReturnPath, &[]);
             stream::put_command(&mut out, StreamCommand::Ping, &PING.to_be_bytes());
+        }
+        if self.has(Capability::PostcopyRam) {
+            postcopy::put_advice(&mut out);
         }
         stream::put_section_head(
             &mut out,
@@ -204,10 +235,14 @@ impl Run {
     }
 
     /// Phase: memory, while the machine runs, until what is left fits into the downtime.
-    async fn precopy(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+    async fn precopy(&mut self, memory: &mut dyn Memory) -> Result<Next, ErrorDesc> {
         let mut out = Vec::with_capacity(CHUNK + (8 << 10));
         loop {
             while self.piece(&mut out, memory).await? {
+                if self.wants_postcopy() {
+                    self.agreed().await?;
+                    return Ok(Next::Postcopy);
+                }
                 // Others on this thread (a cancellation) get their turn.
                 tokio::task::yield_now().await;
             }
@@ -221,7 +256,8 @@ impl Run {
             }
             self.pass(memory);
             if memory.remaining() <= self.most_while_stopped() {
-                return self.agreed().await;
+                self.agreed().await?;
+                return Ok(Next::Completion);
             }
         }
     }
@@ -588,7 +624,7 @@ impl Run {
     /// Bytes sent so far.
     fn transferred(&self) -> u64 {
         let main = self.line.as_ref().map_or(0, |line| line.control.bytes_written());
-        main + self.sides.as_ref().map_or(0, SideChannels::bytes_written)
+        self.figures.lost_lines + main + self.sides.as_ref().map_or(0, SideChannels::bytes_written)
     }
 }
 

@@ -90,13 +90,14 @@ async fn a_reason_goes_back_over_the_return_path() {
     let (mut back, mut to) = far.split();
     to.write_all(&sent).await.unwrap();
     rig.actor.send(incoming(false)).await.unwrap().unwrap();
-    let pong = ReturnMessage::read(&mut back).await.unwrap();
+    let pong = ReturnMessage::read(&mut back, 0).await.unwrap();
     assert_eq!(pong, Some(ReturnMessage::Pong(9)));
-    let Some(ReturnMessage::Reason(reason)) = ReturnMessage::read(&mut back).await.unwrap() else {
+    let Some(ReturnMessage::Reason(reason)) = ReturnMessage::read(&mut back, 0).await.unwrap()
+    else {
         panic!("no reason")
     };
     assert!(reason.starts_with("Unknown savevm section or instance 'xyz' 0."), "{reason}");
-    let shut = ReturnMessage::read(&mut back).await.unwrap();
+    let shut = ReturnMessage::read(&mut back, 0).await.unwrap();
     assert_eq!(shut, Some(ReturnMessage::Shut(1)));
     let states = rig.told.states().await;
     assert!(matches!(states.last(), Some(MigrationState::Failed(r)) if r.as_str().contains("xyz")));

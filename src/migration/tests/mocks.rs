@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::actors::probe::Probe;
+use crate::machine::memory::GuestRam;
 use crate::machine::message::{
     Arrived, HandOver, Quiesce, Quiesced, ReleaseDrives, RunState, TakeDrives, Unquiesce, VmError,
 };
+use crate::machine::presence::Ask;
 use crate::machine::vm::Exited;
 use crate::migration::channel::{Address, Channel};
 use crate::migration::destination::{
@@ -20,7 +22,7 @@ use crate::migration::destination::{
 };
 use crate::migration::message::{MigrationEvent, Progress, RamStats, Settings, XbzrleStats};
 use crate::migration::parameters::Parameters;
-use crate::migration::ram::loader::Incoming;
+use crate::migration::ram::loader::{Incoming, RamLoader};
 use crate::migration::ram::machine::MachineMemory;
 use crate::migration::ram::mapped::MappedFile;
 use crate::migration::ram::saver::RamSaver;
@@ -147,6 +149,14 @@ impl MemoryTarget for FakeTarget {
 
     fn incoming(&self) -> Option<Arc<[Incoming]>> {
         None
+    }
+
+    fn loader(&mut self) -> Option<&mut RamLoader> {
+        None
+    }
+
+    fn listen(&mut self, _: Ask) -> Result<Arc<GuestRam>, LoadError> {
+        Err(LoadError::invalid("mocked memory comes at once"))
     }
 }
 

@@ -63,7 +63,6 @@ impl MigrateSetCapabilities {
             }
             let new = settings.capabilities;
             new.check(old, &settings.parameters, incoming_started)?;
-            new.check_available(old, services.info.lacking)?;
             Ok(new.warning())
         });
         warning.map_err(refusal)

@@ -18,7 +18,9 @@ impl Load {
         let ahead = self.input.ahead().len() as u64;
         let position = file.position().saturating_sub(ahead);
         let pages = file.for_pages();
-        let end = self.memory.mapped(MappedFile { file, pages: &pages, threads }, position)?;
+        let gone = || LoadError::invalid("memory inside a package");
+        let memory = self.memory.as_mut().ok_or_else(gone)?;
+        let end = memory.mapped(MappedFile { file, pages: &pages, threads }, position)?;
         file.set_position(end);
         self.input.skip(ahead)
     }

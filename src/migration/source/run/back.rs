@@ -32,13 +32,13 @@ pub(super) fn judged(back: Option<Back>) -> Result<ReturnMessage, ErrorDesc> {
     }
 }
 
-/// Read the return path until it ends.
-pub(super) fn listen(mut from: ChannelReader) -> mpsc::Receiver<Back> {
+/// Read the return path until it ends. A bitmap on it has at most `bitmap_max` bytes.
+pub(super) fn listen(mut from: ChannelReader, bitmap_max: u64) -> mpsc::Receiver<Back> {
     let (to, back) = mpsc::channel(BACKLOG);
     actix::spawn(async move {
         loop {
             let read = tokio::select! {
-                read = ReturnMessage::read(&mut from) => read,
+                read = ReturnMessage::read(&mut from, bitmap_max) => read,
                 () = to.closed() => return,
             };
             let (heard, ends) = match read {

@@ -21,6 +21,10 @@ pub(super) struct Figures {
     pub(super) setup: Duration,
     pub(super) stopped: Option<Instant>,
     pub(super) downtime: Option<Duration>,
+    /// What had been sent when the postcopy began.
+    pub(super) postcopy: Option<u64>,
+    /// Bytes sent over channels that are gone.
+    pub(super) lost_lines: u64,
     /// When the window began that bandwidth is measured over, and what had been sent then.
     window: Instant,
     window_bytes: u64,
@@ -42,6 +46,8 @@ impl Figures {
             setup: Duration::ZERO,
             stopped: None,
             downtime: None,
+            postcopy: None,
+            lost_lines: 0,
             window: now,
             window_bytes: 0,
             window_pages: 0,
@@ -120,6 +126,11 @@ impl Run {
             if after_setup > 0.0 { transferred as f64 * 8.0 / after_setup / 1e6 } else { 0.0 };
         match self.hold.was() {
             None => ram.precopy_bytes = transferred,
+            Some(_) if let Some(begun) = figures.postcopy => {
+                ram.precopy_bytes = self.reporter.last.lock().progress.ram.precopy_bytes;
+                ram.postcopy_bytes = transferred.saturating_sub(begun);
+                ram.downtime_bytes = 0;
+            }
             Some(_) => {
                 let before = self.reporter.last.lock().progress.ram.precopy_bytes;
                 ram.precopy_bytes = before;
@@ -141,6 +152,7 @@ impl Run {
             expected_downtime: Some(expected),
             cpu_throttle_percentage: self.convergence.percent(),
             stalled: idle.map(millis),
+            blocktime: None,
         });
     }
 }
