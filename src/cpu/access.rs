@@ -126,12 +126,24 @@ impl Hart {
     fn load_in_page(&mut self, va: u64, width: u8) -> Result<u64, Trap> {
         match self.place(va, width, Access::Load)? {
             Place::Ram(host, _) => Ok(read_host(host, width)),
-            Place::Device(pa) => self
-                .env
-                .bus
-                .read(pa, width)
-                .map_err(|_| Trap { cause: Access::Load.access_fault(), tval: va }),
+            Place::Device(pa) => self.load_device(va, pa, width),
         }
+    }
+
+    /// Load from a device. What is not naturally aligned reaches it as accesses that are.
+    fn load_device(&self, va: u64, pa: u64, width: u8) -> Result<u64, Trap> {
+        let (mut value, mut done) = (0, 0);
+        while done < width {
+            let piece = aligned_piece(pa + u64::from(done), width - done);
+            let fault = |_| Trap {
+                cause: Access::Load.access_fault(),
+                tval: va.wrapping_add(u64::from(done)),
+            };
+            let read = self.env.bus.read(pa + u64::from(done), piece).map_err(fault)?;
+            value |= read << (8 * done);
+            done += piece;
+        }
+        Ok(value)
     }
 
     /// Store the low `width` (1, 2, 4, 8) bytes of `value`. Misaligned accesses work.
@@ -171,12 +183,24 @@ impl Hart {
                 self.env.ram.written(pa, u64::from(width));
                 Ok(())
             }
-            Place::Device(pa) => self
-                .env
-                .bus
-                .write(pa, width, value)
-                .map_err(|_| Trap { cause: Access::Store.access_fault(), tval: va }),
+            Place::Device(pa) => self.store_device(va, pa, width, value),
         }
+    }
+
+    /// `load_device`'s counterpart; what comes before a refused piece has been stored.
+    fn store_device(&self, va: u64, pa: u64, width: u8, value: u64) -> Result<(), Trap> {
+        let mut done = 0;
+        while done < width {
+            let piece = aligned_piece(pa + u64::from(done), width - done);
+            let fault = |_| Trap {
+                cause: Access::Store.access_fault(),
+                tval: va.wrapping_add(u64::from(done)),
+            };
+            let bytes = value >> (8 * done);
+            self.env.bus.write(pa + u64::from(done), piece, bytes).map_err(fault)?;
+            done += piece;
+        }
+        Ok(())
     }
 
     /// Translate an access that stays in one page, filling the TLB.
@@ -372,6 +396,11 @@ impl Hart {
 
 fn crosses_page(va: u64, width: u8) -> bool {
     (va & !PAGE_MASK) + u64::from(width) > PAGE_SIZE
+}
+
+/// The widest naturally aligned access that begins at `addr` and has at most `left` bytes.
+fn aligned_piece(addr: u64, left: u8) -> u8 {
+    1 << (addr | u64::from(left)).trailing_zeros().min(3)
 }
 
 fn read_host(host: *const u8, width: u8) -> u64 {

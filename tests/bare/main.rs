@@ -6,6 +6,7 @@
 //! state that outlives an instruction, several harts, interrupts, the way in and out.
 
 mod cases;
+mod devices;
 mod guest;
 #[path = "../oracle/mod.rs"]
 mod oracle;
