@@ -173,6 +173,19 @@ impl Stream {
         }
     }
 
+    /// Everything that has come, as soon as it is what `wanted` wants.
+    pub fn expect_text(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = String::from_utf8_lossy(&self.seen).into_owned();
+            if wanted(&text) {
+                self.seen.clear();
+                return text;
+            }
+            assert!(self.receive(deadline), "{}: not what is wanted: {text:?}", self.name);
+        }
+    }
+
     /// Everything up to the end, which has to come.
     pub fn rest(&mut self) -> Vec<u8> {
         let deadline = Instant::now() + PATIENCE;
