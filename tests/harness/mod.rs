@@ -81,6 +81,15 @@ impl Setup {
         self
     }
 
+    /// Let a shell start it; what `script` has as `"$@"` is the command line.
+    pub fn in_a_shell(mut self, script: &str) -> Self {
+        let mut words: Vec<OsString> = ["-c", script, "sh"].map(OsString::from).into();
+        words.push(std::mem::replace(&mut self.program, "sh".into()));
+        words.append(&mut self.words);
+        self.words = words;
+        self
+    }
+
     pub fn directory(&self) -> &Path {
         self.dir.path()
     }

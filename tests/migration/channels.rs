@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::side::Side;
+use crate::side::{Side, guest};
 
 const RUNNING: [&str; 4] = ["setup", "active", "device", "completed"];
 
@@ -114,4 +114,44 @@ fn a_guest_that_writes() {
     destination.reaches("completed");
     let checked = destination.serial.expect(crate::side::PROMPT);
     assert!(checked.contains("pages checked, 0 errors"), "{checked}");
+}
+
+/// Where the command line says to wait, for each kind of channel; QMP tells which port it is.
+#[test]
+fn waited_for_from_the_start() {
+    for incoming in
+        ["tcp:127.0.0.1:0", "tcp:[::1]:0", "unix:socket", "exec:cat stream", "file:stream", "fd:9"]
+    {
+        let mut source = Side::source("");
+        halfway(&mut source);
+        let stored = incoming.contains("stream") || incoming.starts_with("fd");
+        if stored {
+            source.migrate("file:stream");
+            source.reaches("completed");
+        }
+        let mut setup = match incoming {
+            "exec:cat stream" => guest("-incoming").word(incoming),
+            // Left open by the parent.
+            "fd:9" => guest("-incoming fd:9").in_a_shell("exec \"$@\" 9<stream"),
+            _ => guest(&format!("-incoming {incoming}")),
+        };
+        if stored {
+            let stream = std::fs::read(source.machine.path("stream")).expect("the stream");
+            setup = setup.file("stream", &stream);
+        }
+        let mut destination = Side::start(setup);
+        if !stored {
+            let uri = match destination.query()["socket-address"][0]["port"].as_str() {
+                Some(port) => incoming.replace(":0", &format!(":{port}")),
+                None => format!("unix:{}", destination.machine.path("socket").display()),
+            };
+            source.migrate(&uri);
+        }
+        source.reaches("completed");
+        destination.reaches("completed");
+        let answer = destination.run(", ended there");
+        assert!(answer.contains("\nbegun here, ended there\r\n"), "{incoming}: {answer}");
+        destination.lives();
+        assert_eq!(destination.machine.errors(), "", "{incoming}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Streams that the destination refuses: its own sentence, and the source's, which with a return
 //! path is the same.
 
+use serde_json::json;
+
 use crate::harness::machine;
 use crate::side::Side;
 
@@ -63,6 +65,26 @@ fn machines_that_differ() {
         alike.reaches("completed");
         alike.lives();
     }
+}
+
+/// Without a return path the source sees no more than the end of the line; the reason is where the
+/// destination is.
+#[test]
+fn told_to_nobody() {
+    let (mut source, mut destination) = (Side::source(""), Side::destination("-m 128M"));
+    source.run("dirty 64 1 16");
+    // There is something left to send when the destination has gone.
+    source.set(json!({"max-bandwidth": 4_000_000}));
+    let uri = destination.listen_tcp();
+    source.migrate(&uri);
+    let said = source.fails();
+    assert!(said.starts_with("Unable to write to socket: "), "{said}");
+    let heard = destination.fails();
+    assert!(
+        heard.contains("Size mismatch: riscv_virt_board.ram: 0x4000000 != 0x8000000"),
+        "{heard}"
+    );
+    source.lives();
 }
 
 /// With `exit-on-error`, as by default, the sentence goes to standard error and the exit code is 1.

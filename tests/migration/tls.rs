@@ -2,7 +2,7 @@
 //! speak something else hold nothing up.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -23,6 +23,7 @@ fn certificates() {
     make("expired", "server", "127.0.0.1", 2021, &ours);
     make("foreign", "server", "127.0.0.1", 2120, &other);
     make("client", "client", "client", 2120, &ours);
+    make("expired-client", "client", "client", 2021, &ours);
     make("foreign-client", "client", "client", 2120, &other);
     make("bare", "client", "client", 2120, &ours);
     for file in ["client-cert.pem", "client-key.pem"] {
@@ -56,6 +57,12 @@ fn certificates() {
             "server",
             "certificate required: the peer wants a certificate and we have none: there is no ",
             "Verify failed: No certificate was found: the client sent none, and verify-peer is on",
+        ),
+        (
+            "expired-client",
+            "server",
+            "certificate expired: the peer refuses our certificate \"CN=client\"",
+            "The certificate is not trusted: client certificate \"CN=client\" expired on 2021-02-03",
         ),
         (
             "foreign-client",
@@ -114,11 +121,36 @@ fn certificates() {
     assert_eq!(source.reaches("cancelled"), json!({"status": "cancelled"}));
     source.lives();
 
-    // And a good one.
+    // Expects no TLS: what comes is no stream.
+    let mut plain = Side::destination("");
+    let uri = plain.listen_tcp();
+    source.migrate(&uri);
+    let said = source.fails();
+    assert!(said.contains("TLS"), "{said}");
+    let heard = plain.fails();
+    assert!(heard.contains("Not a migration stream"), "{heard}");
+    source.lives();
+
+    // And a good one, which others have come to before: one that says nothing, and a plain source.
     let mut destination = Side::destination("");
     // It may have listened before it was told of them.
     let uri = destination.listen_tcp();
     secure(&mut destination, &root.path().join("server"), "server");
+    let uri = destination.listen_tcp();
+    let address = uri.strip_prefix("tcp:").expect("an address").to_owned();
+    let _silent = TcpStream::connect(&address).expect("it listens");
+    let mut open = Side::source("");
+    // There is something left to send when it is refused.
+    open.set(json!({"max-bandwidth": 50_000}));
+    open.migrate(&uri);
+    let heard = "TLS handshake failed: An unexpected TLS packet was received: the peer is not \
+                 speaking TLS: it has sent a migration stream";
+    poll("what the destination says", || {
+        destination.machine.errors().contains(heard).then_some(())
+    });
+    let said = open.fails();
+    assert!(said.starts_with("Unable to write to socket: "), "{said}");
+    open.lives();
     for side in [&mut source, &mut destination] {
         side.switch("return-path", true);
     }

@@ -2,7 +2,7 @@
 //! is told by its first word; each that brings pages has a thread, and where the main channel says
 //! so all of them are waited for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
@@ -19,7 +19,7 @@ use crate::migration::channel::Channel;
 use crate::migration::message::Settings;
 use crate::migration::parameters::MultifdCompression;
 use crate::migration::ram::loader::Incoming;
-use crate::migration::ram::multifd::{self, MultifdReceiver, Received};
+use crate::migration::ram::multifd::{self, MultifdReceiver, Numbers, Received};
 use crate::migration::status::ErrorDesc;
 use crate::migration::stream::{Input, LoadError, StreamInput};
 use crate::threads;
@@ -106,8 +106,8 @@ impl Gathering {
             if !opening.brings_pages() {
                 return Ok(opening);
             }
-            let most = usize::from(self.settings.borrow().parameters.multifd_channels);
-            match self.early.len() < most {
+            // More than there are to be is for the migration to refuse.
+            match self.early.len() < UNKNOWN {
                 true => self.early.push_back(opening),
                 false => tracing::error!("incoming migration: too many multifd channels"),
             }
@@ -118,8 +118,8 @@ impl Gathering {
 /// What a channel's thread tells the main one.
 enum Told {
     Greeted,
-    /// All of a round is there.
-    Synced,
+    /// All of a round is there: the channel that says so, and which packets it has brought.
+    Synced(u8, Numbers),
     /// It has ended where it may.
     Ended(LoadError),
     Failed(LoadError),
@@ -145,7 +145,7 @@ pub(super) struct SideChannels {
     rounds: watch::Sender<u64>,
     broken: watch::Receiver<bool>,
     greeted: usize,
-    channels: usize,
+    channels: u8,
     begun: Instant,
 }
 
@@ -175,7 +175,7 @@ pub(super) fn prepare(
         rounds,
         broken: breaks,
         greeted: 0,
-        channels: channels.into(),
+        channels,
         begun: Instant::now(),
     };
     (sides, take_in(gathering, common, blocks))
@@ -212,6 +212,29 @@ async fn take_in(
             return broken.fail(LoadError::io(error.to_string()));
         }
     }
+    // Whatever came over one more would be missed.
+    let surplus = match gathering.early.is_empty() {
+        false => true,
+        true => loop {
+            tokio::select! {
+                _ = rounds.wait_for(|_| false) => return,
+                next = gathering.next() => match next {
+                    Ok(opening) if opening.brings_pages() => break true,
+                    Ok(_) => tracing::error!("incoming migration: a second main channel"),
+                    Err(_) => break false,
+                },
+            }
+        },
+    };
+    if surplus {
+        common.fail(too_many(common.channels));
+    }
+}
+
+fn too_many(channels: u8) -> LoadError {
+    LoadError::invalid(format!(
+        "the source has more multifd channels than multifd-channels is here: {channels}"
+    ))
 }
 
 impl Common {
@@ -268,7 +291,7 @@ impl Common {
             if receiver.receive(input).map_err(place)? == Received::Sync {
                 between = true;
                 round += 1;
-                let _ = self.told.send(Told::Synced);
+                let _ = self.told.send(Told::Synced(number, receiver.numbers()));
                 if runtime.block_on(rounds.wait_for(|over| *over >= round)).is_err() {
                     return Ok(LoadError::io("the migration is over"));
                 }
@@ -305,17 +328,19 @@ impl SideChannels {
 
     /// Wait until every channel has brought everything of the round.
     pub(super) fn flush(&mut self) -> Result<(), LoadError> {
-        let mut synced = 0;
-        while synced < self.channels {
+        let mut synced = BTreeMap::new();
+        while synced.len() < self.channels.into() {
             match self.told.recv_timeout(LOOK) {
                 Ok(Told::Greeted) => self.greeted += 1,
-                Ok(Told::Synced) => synced += 1,
+                Ok(Told::Synced(channel, numbers)) => {
+                    synced.insert(channel, numbers);
+                }
                 Ok(Told::Ended(error) | Told::Failed(error)) => return Err(error),
                 Err(std_mpsc::RecvTimeoutError::Disconnected) => {
                     return Err(LoadError::io("the multifd channels have ended"));
                 }
                 Err(std_mpsc::RecvTimeoutError::Timeout) => {
-                    let (here, all) = (self.greeted, self.channels);
+                    let (here, all) = (self.greeted, usize::from(self.channels));
                     if here < all && self.begun.elapsed() > PATIENCE {
                         let seconds = PATIENCE.as_secs();
                         return Err(LoadError::io(format!(
@@ -324,6 +349,9 @@ impl SideChannels {
                     }
                 }
             }
+        }
+        if !Numbers::complete(synced.values()) {
+            return Err(too_many(self.channels));
         }
         self.rounds.send_modify(|over| *over += 1);
         Ok(())

@@ -286,6 +286,31 @@ pub struct MultifdReceiver {
     decompressor: Decompressor,
     packed: Vec<u8>,
     pages: Vec<u8>,
+    numbers: Numbers,
+}
+
+/// Which packets have come. Their numbers run on over all channels of a migration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    pub count: u64,
+    pub first: u64,
+    pub last: u64,
+}
+
+impl Numbers {
+    fn see(&mut self, number: u64) {
+        let first = if self.count == 0 { number } else { self.first.min(number) };
+        let last = self.last.max(number);
+        *self = Self { count: self.count.saturating_add(1), first, last };
+    }
+
+    /// Those of all channels, none of which may be missing.
+    pub fn complete<'a>(channels: impl Iterator<Item = &'a Self> + Clone) -> bool {
+        let count = channels.clone().fold(0_u64, |sum, one| sum.saturating_add(one.count));
+        let first = channels.clone().map(|one| one.first).min().unwrap_or(0);
+        let last = channels.map(|one| one.last).max().unwrap_or(0);
+        count == 0 || (last - first).checked_add(1) == Some(count)
+    }
 }
 
 impl std::fmt::Debug for MultifdReceiver {
@@ -319,8 +344,13 @@ impl MultifdReceiver {
                 Decompressor::Zstd(Box::new(decoder))
             }
         };
-        let (packed, pages) = (Vec::new(), Vec::new());
-        Ok(Self { channel, blocks, compression, decompressor, packed, pages })
+        let (packed, pages, numbers) = (Vec::new(), Vec::new(), Numbers::default());
+        Ok(Self { channel, blocks, compression, decompressor, packed, pages, numbers })
+    }
+
+    /// What has come so far.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     /// Receive a packet. When the channel ends where a packet would begin, that is an error like
@@ -381,7 +411,7 @@ impl MultifdReceiver {
         ))
     }
 
-    fn read_head<R: Read>(&self, input: &mut Input<R>) -> Result<Head, LoadError> {
+    fn read_head<R: Read>(&mut self, input: &mut Input<R>) -> Result<Head, LoadError> {
         let refused =
             |why: String| Err(LoadError::invalid(format!("multifd: received packet {why}")));
         let magic = input.u32()?;
@@ -411,7 +441,7 @@ impl MultifdReceiver {
         if size > 2 * PACKET {
             return refused(format!("of {size} bytes and expected at most {}", 2 * PACKET));
         }
-        input.u64()?;
+        let number = input.u64()?;
         let zero = input.u32()? as usize;
         if zero > most - normal {
             return refused(format!(
@@ -419,6 +449,7 @@ impl MultifdReceiver {
                 most - normal
             ));
         }
+        self.numbers.see(number);
         input.skip(4 + 3 * 8)?;
         let name = input.take(NAME)?;
         let name = name.split(|&b| b == 0).next().unwrap_or_default();

@@ -172,3 +172,28 @@ async fn a_source_that_sends_so_unasked_is_refused_in_words() {
     assert!(reason(&destination.told.states().await).contains(sentence));
     assert!(reason(&source.told.states().await).contains(sentence));
 }
+
+/// Pages over a channel that nobody reads would be lost.
+#[actix::test]
+async fn a_source_with_more_channels_is_refused_in_words() {
+    for early in [true, false] {
+        let mut four = settings(&[Capability::Multifd, Capability::ReturnPath]);
+        four.parameters.multifd_channels = 4;
+        let mut two = four.clone();
+        two.parameters.multifd_channels = 2;
+        let (near, mut far) = lines(5, 1 << 20);
+        if early {
+            // The main one comes last.
+            far.rotate_left(1);
+        }
+        let mut source = source_of(several(near), Some(machine(true)));
+        let mut destination = destination_of(several(far), "virt", Some(machine(false)));
+        destination.actor.send(incoming(&two)).await.unwrap().unwrap();
+        source.actor.send(start(&four)).await.unwrap().unwrap();
+        let sentence = "the source has more multifd channels than multifd-channels is here: 2";
+        let said = reason(&destination.told.states().await);
+        assert!(said.contains(sentence), "{said}");
+        let said = reason(&source.told.states().await);
+        assert!(said.contains(sentence), "{said}");
+    }
+}
