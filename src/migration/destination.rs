@@ -172,7 +172,7 @@ impl MigrationDestination {
         // but no longer on.
         let capabilities = self.settings.borrow().capabilities;
         if capabilities.has(Capability::Multifd) && !capabilities.has(Capability::MappedRam) {
-            let mut gathering = Gathering::new(listener, self.settings.subscribe());
+            let mut gathering = Gathering::new(listener);
             let connected = async move {
                 let main = gathering.main().await;
                 main.map(|main| (main, gathering))

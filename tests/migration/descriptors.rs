@@ -17,10 +17,11 @@ use crate::harness::qmp::Qmp;
 use crate::harness::stream::Stream;
 use crate::side::Side;
 
-const MONITOR: &str = "-qmp unix:fds,server=on,wait=off";
+/// The monitor of such a session.
+pub const MONITOR: &str = "-qmp unix:fds,server=on,wait=off";
 
 /// A QMP session that passes descriptors.
-struct Passing {
+pub struct Passing {
     socket: UnixStream,
     qmp: Qmp,
 }
@@ -34,7 +35,7 @@ fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
 }
 
 impl Passing {
-    fn to(side: &Side) -> Self {
+    pub fn to(side: &Side) -> Self {
         let path = side.machine.path("fds");
         let socket = poll("the monitor", || UnixStream::connect(&path).ok());
         let stream = Stream::over("fds", socket.try_clone().expect("a duplicate"));
@@ -51,7 +52,7 @@ impl Passing {
         self.qmp.reply()
     }
 
-    fn name(&mut self, name: &str, fd: impl AsFd) {
+    pub fn name(&mut self, name: &str, fd: impl AsFd) {
         let reply = self.pass("getfd", json!({"fdname": name}), &[fd.as_fd()]);
         assert_eq!(reply, json!({"return": {}}));
     }

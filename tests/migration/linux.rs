@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::certificates::{authority, credentials, expose, secure};
+use crate::descriptors::{MONITOR, Passing};
 use crate::harness::debian::{self, Guest, Shell, linux};
 use crate::harness::poll;
 use crate::load::{self, Clock, Counts, Ticks};
@@ -23,6 +24,7 @@ enum Way {
     Tcp,
     Unix,
     Exec,
+    Fd,
     File,
     Tls,
 }
@@ -39,7 +41,7 @@ const fn leg(way: Way, capabilities: &'static [&'static str]) -> Leg {
     Leg { way, capabilities, bandwidth: 0 }
 }
 
-const LEGS: [Leg; 7] = [
+const LEGS: [Leg; 8] = [
     leg(Way::Tcp, &["return-path"]),
     Leg {
         way: Way::Unix,
@@ -47,6 +49,7 @@ const LEGS: [Leg; 7] = [
         bandwidth: 100_000_000,
     },
     leg(Way::Exec, &[]),
+    leg(Way::Fd, &["return-path"]),
     leg(Way::File, &[]),
     leg(Way::Tls, &["return-path", "switchover-ack"]),
     leg(Way::Tcp, &["multifd", "return-path"]),
@@ -94,7 +97,7 @@ impl Journey {
     fn start(&self, words: &str) -> (Side, Ticks) {
         let words = format!(
             "-smp 2 -display none -serial unix:serial,server=on,wait=off \
-             -qmp unix:qmp,server=on,wait=off \
+             -qmp unix:qmp,server=on,wait=off {MONITOR} \
              -device virtio-serial-device -chardev socket,id=t,path=ticks,server=on,wait=off \
              -device virtconsole,chardev=t -device virtio-rng-device \
              -drive file={}/disk,format=raw,if=none,id=d -device virtio-blk-device,drive=d {words}",
@@ -159,6 +162,13 @@ impl Journey {
                 }
                 destination.listen(&format!("exec:cat {fifo}"));
                 source.migrate(&format!("exec:cat >{fifo}"));
+            }
+            Way::Fd => {
+                let (from, to) = UnixStream::pair().expect("sockets");
+                Passing::to(&source).name("line", from);
+                Passing::to(&destination).name("line", to);
+                destination.listen("fd:line");
+                source.migrate("fd:line");
             }
             Way::File => {
                 source.migrate(&format!("file:{root}/stream"));

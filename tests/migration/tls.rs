@@ -136,7 +136,6 @@ fn certificates() {
     // It may have listened before it was told of them.
     let uri = destination.listen_tcp();
     secure(&mut destination, &root.path().join("server"), "server");
-    let uri = destination.listen_tcp();
     let address = uri.strip_prefix("tcp:").expect("an address").to_owned();
     let _silent = TcpStream::connect(&address).expect("it listens");
     let mut open = Side::source("");

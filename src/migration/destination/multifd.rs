@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::blocking::{Blocking, Until};
-use super::{Accept, AcceptError, LiveSettings};
+use super::{Accept, AcceptError};
 use crate::migration::channel::Channel;
 use crate::migration::message::Settings;
 use crate::migration::parameters::MultifdCompression;
@@ -63,13 +63,12 @@ pub(super) struct Gathering {
     over: Option<ErrorDesc>,
     /// Those with pages that came before the main one.
     early: VecDeque<Opening>,
-    settings: LiveSettings,
 }
 
 impl Gathering {
-    pub(super) fn new(listener: Box<dyn Accept>, settings: LiveSettings) -> Self {
+    pub(super) fn new(listener: Box<dyn Accept>) -> Self {
         let (unknown, early) = (JoinSet::new(), VecDeque::new());
-        Self { listener, unknown, over: None, early, settings }
+        Self { listener, unknown, over: None, early }
     }
 
     async fn next(&mut self) -> Result<Opening, ErrorDesc> {
