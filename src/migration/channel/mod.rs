@@ -65,6 +65,19 @@ impl ChannelKind {
 
 /// Ends what is underneath at once: shuts the socket down, kills the command.
 type Stop = Box<dyn Fn() + Send + Sync>;
+/// Looks how what was written fares.
+type Look = Box<dyn Fn() -> Outgoing + Send + Sync>;
+
+/// What has become of the bytes that were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outgoing {
+    /// There is room for more: most of them are on their way, as far as this host can tell.
+    Taken,
+    /// The peer has yet to take most of them.
+    Waiting,
+    /// The peer has hung up.
+    Broken,
+}
 
 /// What the two halves of a channel and its controls have in common.
 struct Shared {
@@ -73,6 +86,8 @@ struct Shared {
     waiting: Mutex<[Option<Waker>; 2]>,
     /// Gone with the channel.
     stop: Mutex<Option<Stop>>,
+    /// Gone with the channel; absent where everything is taken at once.
+    look: Mutex<Option<Look>>,
     read: AtomicU64,
     written: AtomicU64,
     opened: Instant,
@@ -126,6 +141,7 @@ impl Channel {
             shut: AtomicBool::new(false),
             waiting: Mutex::new([None, None]),
             stop: Mutex::new(None),
+            look: Mutex::new(None),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
             opened: Instant::now(),
@@ -139,6 +155,11 @@ impl Channel {
         self
     }
 
+    fn seen_by(self, look: impl Fn() -> Outgoing + Send + Sync + 'static) -> Self {
+        *self.shared.look.lock() = Some(Box::new(look));
+        self
+    }
+
     /// The same channel inside TLS. Ending one ends the other.
     fn within(
         inner: ChannelControl,
@@ -146,7 +167,10 @@ impl Channel {
         kind: ChannelKind,
         peer: String,
     ) -> Self {
-        Self::new(tls, kind, peer).stopped_by(move || inner.shutdown())
+        let look = inner.clone();
+        Self::new(tls, kind, peer)
+            .stopped_by(move || inner.shutdown())
+            .seen_by(move || look.outgoing())
     }
 
     /// Shake hands with a server that has to be `host`, unless `tls` says otherwise.
@@ -217,6 +241,7 @@ impl Drop for Channel {
     fn drop(&mut self) {
         // A control that is still held keeps nothing open.
         self.shared.stop.lock().take();
+        self.shared.look.lock().take();
     }
 }
 
@@ -251,6 +276,11 @@ impl ChannelControl {
     /// Bytes written so far, likewise.
     pub fn bytes_written(&self) -> u64 {
         self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// What has become of what was written.
+    pub fn outgoing(&self) -> Outgoing {
+        self.0.look.lock().as_ref().map_or(Outgoing::Taken, |look| look())
     }
 
     /// Time since bytes last went either way, or since the channel was opened.

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::socket::{SockFlag, SockType, VsockAddr};
+use rustix::event::{PollFd as Polled, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, Shutdown, SocketType, sockopt};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -16,7 +18,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use super::address::{InetAddress, UnixAddress};
 use super::error::ChannelError;
 use super::listen::{Socket, inet_value};
-use super::{Channel, ChannelKind};
+use super::{Channel, ChannelKind, Outgoing};
 use crate::chardev::fd::PollFd;
 use crate::net::resolve::{ResolveCause, ResolveError, Resolver, is_numeric};
 use crate::qmp::error::os_words;
@@ -33,11 +35,26 @@ fn channel<S>(stream: S, kind: ChannelKind, peer: String) -> io::Result<Channel>
 where
     S: AsFd + super::Stream + 'static,
 {
-    let duplicate = stream.as_fd().try_clone_to_owned()?;
-    Ok(Channel::new(stream, kind, peer).stopped_by(move || {
+    let duplicate = Arc::new(stream.as_fd().try_clone_to_owned()?);
+    let seen = Arc::clone(&duplicate);
+    let stop = move || {
         // Refused only when the peer has ended the connection already.
         let _ = rustix::net::shutdown(&duplicate, Shutdown::Both);
-    }))
+    };
+    Ok(Channel::new(stream, kind, peer).stopped_by(stop).seen_by(move || outgoing(&seen)))
+}
+
+/// What the kernel says of a socket's other end.
+fn outgoing(socket: &OwnedFd) -> Outgoing {
+    let over = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+    let mut polled = [Polled::new(socket, PollFlags::OUT | PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut polled, Some(&now)) {
+        Ok(_) if polled[0].revents().intersects(over) => Outgoing::Broken,
+        Ok(0) => Outgoing::Waiting,
+        // An error of the look itself says nothing: writing will tell.
+        Ok(_) | Err(_) => Outgoing::Taken,
+    }
 }
 
 fn over_tcp(stream: TcpStream, keep_alive: bool) -> io::Result<Channel> {

@@ -298,8 +298,10 @@ async fn descriptors_may_be_pipes_sockets_and_files() {
         channel.write_all(b"hello").await.unwrap();
         channel.shutdown().await.unwrap();
         drop(channel);
-        // A name is good for one use.
-        assert_eq!(connect(&address, &context).await.is_err(), named_by_client(&uri), "{uri}");
+        // A name is good for one use. A set is not used up, but what was written would be cut off.
+        if kind != ChannelKind::File || uri.starts_with("fd:") {
+            assert_eq!(connect(&address, &context).await.is_err(), named_by_client(&uri), "{uri}");
+        }
     }
     for reader in [&mut read as &mut dyn std::io::Read, &mut theirs] {
         let mut text = String::new();

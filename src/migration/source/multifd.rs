@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::Connect;
 use crate::migration::channel::{Address, Channel, ChannelControl, ChannelWriter};
@@ -23,9 +22,6 @@ use crate::threads;
 
 /// Packets that wait for one channel, with the one that it writes.
 const QUEUE: usize = 2;
-/// How long a channel may take nothing of what waits for it. A peer that does not serve the channel
-/// cannot be told from one that is slow in any other way.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 enum Job {
     Pages(PageBatch, u64),
@@ -56,8 +52,6 @@ struct Side {
     /// Of its own channel.
     control: Option<ChannelControl>,
     waiting: usize,
-    /// When something began to wait.
-    since: Instant,
 }
 
 /// Open the channels that the settings ask for, and say which is which.
@@ -78,8 +72,7 @@ pub(super) async fn open(
             greeted.await.map_err(|error| ErrorDesc::from(error.to_string()))?;
             Ok(channel)
         };
-        let late = |_| Err(ErrorDesc::from(format!("no answer in {} s", PATIENCE.as_secs())));
-        let opened = tokio::time::timeout(PATIENCE, opened).await.unwrap_or_else(late);
+        let opened: Result<Channel, ErrorDesc> = opened.await;
         channels.push(opened.map_err(|reason| of_channel(number.into(), &reason))?);
     }
     Ok(channels)
@@ -151,7 +144,7 @@ impl SideChannels {
             threads::named(format!("mig/src/send_{number}"))
                 .spawn(move || work(sender, taken, &tell, number))
                 .map_err(|error| of_channel(number, &ErrorDesc::from(error.to_string())))?;
-            sides.push(Side { jobs, control, waiting: 0, since: Instant::now() });
+            sides.push(Side { jobs, control, waiting: 0 });
         }
         let free = (0..QUEUE).flat_map(|_| 0..sides.len()).collect();
         let sent = (PacketPages { normal: 0, zero: 0 }, 0);
@@ -170,9 +163,6 @@ impl SideChannels {
 
     fn give(&mut self, channel: usize, job: Job) {
         let side = &mut self.sides[channel];
-        if side.waiting == 0 {
-            side.since = Instant::now();
-        }
         side.waiting += 1;
         // One whose thread has ended has said why.
         let _ = side.jobs.send(job);
@@ -213,7 +203,6 @@ impl SideChannels {
             None => reason,
         })?;
         side.waiting = side.waiting.saturating_sub(1);
-        side.since = Instant::now();
         if pages.normal + pages.zero > 0 {
             self.free.push_back(channel);
         }
@@ -227,25 +216,6 @@ impl SideChannels {
     /// Pages and bytes that were sent since this was last asked.
     pub(super) fn take_sent(&mut self) -> (PacketPages, usize) {
         std::mem::replace(&mut self.sent, (PacketPages { normal: 0, zero: 0 }, 0))
-    }
-
-    /// A channel whose peer takes nothing, in words.
-    pub(super) fn stuck(&self) -> Result<(), ErrorDesc> {
-        let stuck = |side: &Side| match &side.control {
-            Some(control) => {
-                side.waiting > 0 && control.idle().min(side.since.elapsed()) > PATIENCE
-            }
-            // A disk is waited for.
-            None => false,
-        };
-        match self.sides.iter().position(stuck) {
-            None => Ok(()),
-            Some(number) => {
-                let seconds = PATIENCE.as_secs();
-                let text = format!("the destination has taken nothing from it for {seconds} s");
-                Err(of_channel(number, &ErrorDesc::from(text)))
-            }
-        }
     }
 
     fn controls(&self) -> impl Iterator<Item = &ChannelControl> {

@@ -22,7 +22,9 @@ use super::throttle::Convergence;
 use super::{Hold, Lifeline, Memory, Opened, Reins, Reporter, Resume, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
-use crate::migration::channel::{Address, Channel, ChannelControl, ChannelKind, ChannelWriter};
+use crate::migration::channel::{
+    Address, Channel, ChannelControl, ChannelKind, ChannelWriter, Outgoing,
+};
 use crate::migration::message::Settings;
 use crate::migration::parameters::ZeroPageDetection;
 use crate::migration::ram::PAGE;
@@ -41,6 +43,8 @@ use mapped::Mapped;
 const CHUNK: usize = 512 << 10;
 /// How long a destination that has hung up may take to say why.
 const REASON_WAIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the destination takes what was sent.
+const LOOK: Duration = Duration::from_millis(1);
 /// The section id of RAM. QEMU's has the same: what it registers before are `timer` and a network
 /// that we number and do not have.
 const RAM_ID: u32 = 2;
@@ -61,6 +65,8 @@ pub(super) struct Run {
     /// Beside it, until memory is begun.
     opened_sides: Vec<Channel>,
     sides: Option<SideChannels>,
+    /// The destination has agreed to take the machine.
+    acknowledged: bool,
     /// The file that pages go into (`mapped-ram`).
     mapped: Option<Mapped>,
     hold: Arc<Hold>,
@@ -126,6 +132,7 @@ impl Run {
             line: None,
             opened_sides: Vec::new(),
             sides: None,
+            acknowledged: false,
             mapped: None,
             hold,
             convergence,
@@ -145,7 +152,7 @@ impl Run {
             return self.postcopy(memory.as_mut()).await;
         }
         self.complete(memory.as_mut()).await?;
-        self.confirm().await
+        self.confirm(memory.as_ref()).await
     }
 
     fn has(&self, capability: Capability) -> bool {
@@ -247,6 +254,7 @@ impl Run {
                 tokio::task::yield_now().await;
             }
             self.flush_sides(memory).await?;
+            self.taken(memory).await?;
             self.figures.remaining_at_pass = memory.remaining();
             let parameters = self.wishes.borrow().parameters.clone();
             memory.set_parameters(&parameters);
@@ -255,8 +263,7 @@ impl Run {
                 self.convergence.pass(written, self.transferred(), &parameters);
             }
             self.pass(memory);
-            if memory.remaining() <= self.most_while_stopped() {
-                self.agreed().await?;
+            if memory.remaining() <= self.most_while_stopped() && self.agreed(memory).await? {
                 return Ok(Next::Completion);
             }
         }
@@ -351,14 +358,13 @@ impl Run {
                 }
                 () = tokio::time::sleep_until(tick) => None,
             };
-            let stuck = sides.stuck();
             if Instant::now() >= tick {
                 self.tick(memory);
             }
             match progress {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(reason)) => return Err(self.cause(reason.as_str()).await),
-                None => stuck?,
+                None => {}
             }
         }
     }
@@ -421,18 +427,45 @@ impl Run {
         (bandwidth * wishes.parameters.downtime_limit as f64) as u64
     }
 
-    /// With `switchover-ack`: wait for the destination's agreement.
-    async fn agreed(&mut self) -> Result<(), ErrorDesc> {
-        if !self.has(Capability::SwitchoverAck) {
-            return Ok(());
-        }
+    /// A pass ends when the destination has taken most of it: one that refuses what it reads, and
+    /// one that has gone, is noticed while the machine still runs.
+    async fn taken(&mut self, memory: &dyn Memory) -> Result<(), ErrorDesc> {
         loop {
-            match self.heard().await? {
-                ReturnMessage::SwitchoverAck => return Ok(()),
+            let line = self.line.as_mut().ok_or_else(no_line)?;
+            if let Some(back) = &mut line.back
+                && let Ok(heard) = back.try_recv()
+            {
+                line.early.push_back(judged(Some(heard))?);
+                continue;
+            }
+            match line.control.outgoing() {
+                Outgoing::Taken => return Ok(()),
+                Outgoing::Broken => {
+                    return Err(self.cause("Unable to write to socket: Broken pipe").await);
+                }
+                Outgoing::Waiting => self.wait_until(Instant::now() + LOOK, memory).await,
+            }
+        }
+    }
+
+    /// With `switchover-ack`: whether the destination agrees by now. Until it does, memory is sent
+    /// as it changes.
+    async fn agreed(&mut self, memory: &dyn Memory) -> Result<bool, ErrorDesc> {
+        if !self.has(Capability::SwitchoverAck) || self.acknowledged {
+            return Ok(true);
+        }
+        let tick = self.next_tick();
+        while let Ok(heard) = tokio::time::timeout_at(tick, self.heard(memory)).await {
+            match heard? {
+                ReturnMessage::SwitchoverAck => {
+                    self.acknowledged = true;
+                    return Ok(true);
+                }
                 ReturnMessage::Pong(_) => {}
                 other => return Err(unexpected(&other)),
             }
         }
+        Ok(false)
     }
 
     /// Phase: the machine stops, and the client has its say if it wants one.
@@ -451,13 +484,24 @@ impl Run {
         if self.has(Capability::PauseBeforeSwitchover) {
             self.report(memory);
             self.reporter.enter(MigrationState::PreSwitchover);
-            if self.wishes.wait_for(|wishes| wishes.go_on).await.is_err() {
-                return Err(ErrorDesc::new("the migration's actor is gone"));
-            }
+            self.told_to_go_on(memory).await?;
         }
         self.report(memory);
         self.reporter.enter(MigrationState::Device);
         Ok(())
+    }
+
+    async fn told_to_go_on(&mut self, memory: &dyn Memory) -> Result<(), ErrorDesc> {
+        loop {
+            let tick = self.next_tick();
+            let told = self.wishes.wait_for(|wishes| wishes.go_on);
+            match tokio::time::timeout_at(tick, told).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(ErrorDesc::new("the migration's actor is gone")),
+                Err(_) => {}
+            }
+            self.tick(memory);
+        }
     }
 
     /// Phase: the rest of memory, and the devices.
@@ -487,7 +531,7 @@ impl Run {
         self.reporter.last.lock().committed = true;
         let sent = self.send(&out, memory).await;
         let sent = match sent {
-            Ok(()) => self.close().await,
+            Ok(()) => self.close(memory).await,
             failed => failed,
         };
         if sent.is_err() {
@@ -528,26 +572,32 @@ impl Run {
     }
 
     /// End the writing side: what is under way arrives, or the error is known.
-    async fn close(&mut self) -> Result<(), ErrorDesc> {
-        let line = self.line.as_mut().ok_or_else(no_line)?;
-        let closed = match line.back {
-            // The other direction is needed still.
-            Some(_) => line.to.flush().await,
-            None => line.to.shutdown().await,
-        };
-        match closed {
-            Err(error) if line.end_tells => Err(ErrorDesc::from(error.to_string())),
-            _ => Ok(()),
+    async fn close(&mut self, memory: &dyn Memory) -> Result<(), ErrorDesc> {
+        loop {
+            let tick = self.next_tick();
+            let line = self.line.as_mut().ok_or_else(no_line)?;
+            let closing = async {
+                match line.back {
+                    // The other direction is needed still.
+                    Some(_) => line.to.flush().await,
+                    None => line.to.shutdown().await,
+                }
+            };
+            match tokio::time::timeout_at(tick, closing).await {
+                Ok(Err(error)) if line.end_tells => return Err(ErrorDesc::from(error.to_string())),
+                Ok(_) => return Ok(()),
+                Err(_) => self.tick(memory),
+            }
         }
     }
 
     /// Phase: with a return path, the destination's word that it has everything.
-    async fn confirm(&mut self) -> Result<(), ErrorDesc> {
+    async fn confirm(&mut self, memory: &dyn Memory) -> Result<(), ErrorDesc> {
         if self.line.as_ref().is_none_or(|line| line.back.is_none()) {
             return Ok(());
         }
         let confirmed = loop {
-            match self.heard().await {
+            match self.heard(memory).await {
                 Ok(ReturnMessage::Shut(0)) => break Ok(()),
                 Ok(ReturnMessage::Pong(_) | ReturnMessage::SwitchoverAck) => {}
                 Ok(other) => break Err(unexpected(&other)),
@@ -562,12 +612,20 @@ impl Run {
     }
 
     /// The next message of the return path; a refusal is the error.
-    async fn heard(&mut self) -> Result<ReturnMessage, ErrorDesc> {
-        let line = self.line.as_mut().ok_or_else(no_line)?;
-        if let Some(early) = line.early.pop_front() {
-            return Ok(early);
+    /// While it is waited for, the figures go on being told.
+    async fn heard(&mut self, memory: &dyn Memory) -> Result<ReturnMessage, ErrorDesc> {
+        loop {
+            let tick = self.next_tick();
+            let line = self.line.as_mut().ok_or_else(no_line)?;
+            if let Some(early) = line.early.pop_front() {
+                return Ok(early);
+            }
+            let back = line.back.as_mut().ok_or_else(no_line)?;
+            match tokio::time::timeout_at(tick, back.recv()).await {
+                Ok(heard) => return judged(heard),
+                Err(_) => self.tick(memory),
+            }
         }
-        judged(line.back.as_mut().ok_or_else(no_line)?.recv().await)
     }
 
     /// Write; while it lasts, the figures go on being told.
