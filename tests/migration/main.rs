@@ -19,6 +19,7 @@ mod phases;
 mod proxy;
 mod refusals;
 mod side;
+mod silence;
 mod stalls;
 mod tls;
 mod transcripts;

@@ -51,6 +51,9 @@ fn machines_that_differ() {
         }
         let uri = destination.listen_tcp();
         source.migrate(&uri);
+        source.states("failed");
+        // It runs before anybody hears of the failure.
+        assert_eq!(source.qmp.status(), "running");
         assert_eq!(source.fails(), format!("destination: {cause}"), "{here} to {there}");
         let expected = format!("load of migration failed: Invalid argument: {cause}");
         assert_eq!(destination.fails(), expected);

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::io::{self, Read};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle as Runtime;
@@ -17,11 +19,18 @@ pub(super) struct Blocking {
     from: ChannelReader,
     runtime: Runtime,
     until: Option<Until>,
+    at_once: Arc<AtomicUsize>,
 }
 
 impl Blocking {
     pub(super) fn new(from: ChannelReader, runtime: Runtime, until: Until) -> Self {
-        Self { from, runtime, until: Some(until) }
+        Self { from, runtime, until: Some(until), at_once: Arc::new(usize::MAX.into()) }
+    }
+
+    /// Read no more than so many bytes at once.
+    pub(super) fn limited_by(mut self, at_once: Arc<AtomicUsize>) -> Self {
+        self.at_once = at_once;
+        self
     }
 }
 
@@ -30,6 +39,8 @@ impl Read for Blocking {
         let given_up = || io::Error::other("the migration has been given up");
         let until = self.until.as_mut().ok_or_else(given_up)?;
         let from = &mut self.from;
+        let length = out.len().min(self.at_once.load(Ordering::Relaxed));
+        let out = &mut out[..length];
         let read = self.runtime.block_on(async {
             tokio::select! {
                 biased;

@@ -10,6 +10,7 @@ mod postcopy;
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix::Addr;
 use tokio::io::AsyncWriteExt;
@@ -33,6 +34,9 @@ use crate::migration::vmstate::machine::{Configuration, GlobalState};
 use crate::migration::vmstate::{self, StateError, VmState};
 use postcopy::Postcopy;
 
+/// Bytes read at once until what the machines have to have alike has been compared: a source that is
+/// refused is to learn of it before it has sent everything.
+const HEAD: usize = 4096;
 /// Longest description at the stream's end that is read.
 const DESCRIPTION_MAX: u32 = 16 << 20;
 
@@ -43,6 +47,8 @@ pub(super) struct Load {
     /// Until a thread of a postcopy has it.
     memory: Option<Box<dyn MemoryTarget>>,
     input: StreamInput,
+    /// Bytes that it reads at once.
+    at_once: Arc<AtomicUsize>,
     /// Where the stream is, if it is in a file.
     file: Option<FileAccess>,
     control: ChannelControl,
@@ -105,8 +111,11 @@ impl Load {
         let (from, to) = channel.split();
         let never = || -> Until { Box::pin(std::future::pending()) };
         let until = sides.as_ref().map_or_else(never, SideChannels::breaks);
-        let from = Cursor::new(head).chain(Blocking::new(from, runtime.clone(), until));
+        let at_once = Arc::new(AtomicUsize::new(HEAD));
+        let from = Blocking::new(from, runtime.clone(), until).limited_by(Arc::clone(&at_once));
+        let from = Cursor::new(head).chain(from);
         Self {
+            at_once,
             peers,
             settings,
             memory: Some(memory),
@@ -287,6 +296,7 @@ impl Load {
                 };
                 first.map_err(|error| error.within(place()))?;
                 self.pieces.insert(id, name.clone());
+                self.at_once.store(usize::MAX, Ordering::Relaxed);
                 if self.settings.capabilities.has(Capability::SwitchoverAck) {
                     // No device here needs time before it agrees.
                     self.tell(&ReturnMessage::SwitchoverAck)

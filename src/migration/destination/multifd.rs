@@ -26,9 +26,6 @@ use crate::threads;
 
 /// Most connections at once that have not said yet what they are.
 const UNKNOWN: usize = 300;
-/// Channels beyond those that there are to be, which are taken in so that each is refused by its
-/// number: the source has been told of more.
-const SUPERFLUOUS: u8 = 8;
 /// How long they may take to say it, and how long channels may take to connect.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a wait for channels looks whether it has lasted too long.
@@ -190,7 +187,7 @@ async fn take_in(
 ) {
     let Ok(blocks) = blocks.await else { return };
     let mut rounds = common.rounds.clone();
-    for number in 0..common.channels.saturating_add(SUPERFLUOUS) {
+    for number in 0..common.channels {
         let opening = loop {
             let next = match gathering.early.pop_front() {
                 Some(early) => Ok(early),
@@ -203,7 +200,6 @@ async fn take_in(
             match next {
                 Ok(opening) if opening.brings_pages() => break opening,
                 Ok(_) => tracing::error!("incoming migration: a second main channel"),
-                Err(_) if number >= common.channels => return,
                 Err(reason) => return common.fail(LoadError::io(reason.as_str())),
             }
         };

@@ -246,8 +246,7 @@ impl Run {
         let mut out = Vec::with_capacity(CHUNK + (8 << 10));
         loop {
             while self.piece(&mut out, memory).await? {
-                if self.wants_postcopy() {
-                    self.agreed().await?;
+                if self.wants_postcopy() && self.agreed(memory).await? {
                     return Ok(Next::Postcopy);
                 }
                 // Others on this thread (a cancellation) get their turn.
@@ -265,6 +264,10 @@ impl Run {
             self.pass(memory);
             if memory.remaining() <= self.most_while_stopped() && self.agreed(memory).await? {
                 return Ok(Next::Completion);
+            }
+            // While the destination has not agreed, there may be nothing to send.
+            if self.wants_postcopy() && self.agreed(memory).await? {
+                return Ok(Next::Postcopy);
             }
         }
     }

@@ -160,7 +160,7 @@ impl Run {
         out.push(Record::Eof as u8);
         self.send_now(&out, memory).await?;
         loop {
-            match self.heard().await? {
+            match self.heard(memory).await? {
                 ReturnMessage::Shut(0) => break,
                 // Asked for while it was on its way.
                 ReturnMessage::ReqPages { block, start, len } => {
@@ -270,7 +270,7 @@ impl Run {
         }
         self.send_now(&out, memory).await?;
         while !blocks.is_empty() {
-            match self.heard().await? {
+            match self.heard(memory).await? {
                 ReturnMessage::RecvBitmap { block, bitmap } if blocks.contains(&block) => {
                     saver(memory)?.reload(&block, &bitmap)?;
                     blocks.retain(|name| *name != block);
@@ -283,7 +283,7 @@ impl Run {
         stream::put_command(&mut out, StreamCommand::PostcopyResume, &[]);
         self.send_now(&out, memory).await?;
         loop {
-            match self.heard().await? {
+            match self.heard(memory).await? {
                 ReturnMessage::ResumeAck(RESUMED) => break,
                 ReturnMessage::ResumeAck(value) => {
                     return Err(ErrorDesc::from(format!("illegal resume_ack value {value}")));
