@@ -11,6 +11,8 @@ use super::mmu::{self, Access, Mapping};
 use super::pmp;
 use super::state::{NO_RESERVATION, Privilege};
 use super::tlb::{INVALID_TAG, PAGE_MASK, TlbEntry};
+use super::writes::WriteAccount;
+use crate::machine::dirty_log::Grant;
 use crate::machine::memory::{PAGE_SIZE, RamError};
 
 const LOAD_MISALIGNED: u64 = 4;
@@ -234,6 +236,13 @@ impl Hart {
         };
         let ram_page = (page - self.env.ram.base()) / PAGE_SIZE;
         let mut writable = m.write;
+        if writable && self.env.ram.dirty_map().is_on() {
+            let grant = self.env.ram.dirty_map().grant(ram_page, write);
+            writable = grant != Grant::Refused;
+            if grant == Grant::First {
+                self.wrote_a_page();
+            }
+        }
         if writable && self.env.ram.code_mask(ram_page).load(Ordering::SeqCst) != 0 {
             if write {
                 // The caller is about to store: the translations go, and stores are fast again.
@@ -241,9 +250,6 @@ impl Hart {
             } else {
                 writable = false;
             }
-        }
-        if writable && self.env.ram.dirty_map().is_on() {
-            writable = self.env.ram.dirty_map().grant(ram_page, write);
         }
         let tag = va & PAGE_MASK;
         let entry = TlbEntry {
@@ -257,6 +263,14 @@ impl Hart {
         }
         let offset = (va & !PAGE_MASK) as usize;
         Ok(Place::Ram(host.wrapping_add(offset), m.pa))
+    }
+
+    /// Count a page, and rest soon if that was one too many.
+    #[cold]
+    fn wrote_a_page(&self) {
+        if self.writes().is_some_and(WriteAccount::count) {
+            self.env.irq.request_exit();
+        }
     }
 
     /// `place` of an access that the TLB may know.

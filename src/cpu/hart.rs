@@ -12,6 +12,7 @@ use super::isa::IsaConfig;
 use super::pmp;
 use super::state::{HartState, Privilege};
 use super::tlb::{DataMode, TlbSet};
+use super::writes::WriteAccount;
 use crate::actors::outlet::Outlet;
 use crate::devices::bus::Bus;
 use crate::machine::clock::VirtualClock;
@@ -115,6 +116,12 @@ impl Hart {
         };
         hart.context_changed();
         hart
+    }
+
+    /// The account of what this hart writes.
+    pub fn writes(&self) -> Option<&WriteAccount> {
+        let me = usize::try_from(self.env.hartid).ok()?;
+        self.env.peers.0.get(me).map(|peer| &*peer.writes)
     }
 
     /// The privilege that loads and stores are done with (MPRV, Privileged spec 3.1.6.3).

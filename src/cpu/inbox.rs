@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::irq::HartIrq;
+use super::writes::WriteAccount;
 use crate::machine::memory::CodeObserver;
 
 /// One request.
@@ -78,6 +79,7 @@ impl HartInbox {
 pub struct Peer {
     pub inbox: Arc<HartInbox>,
     pub irq: Arc<HartIrq>,
+    pub writes: Arc<WriteAccount>,
 }
 
 /// All harts of the machine, by index.

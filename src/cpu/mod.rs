@@ -24,3 +24,4 @@ pub mod tlb;
 pub mod trap;
 pub mod vcpu;
 pub mod vmstate;
+pub mod writes;

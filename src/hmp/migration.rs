@@ -155,6 +155,12 @@ fn render(out: &mut String, info: &MigrationInfo) {
         let times: Vec<String> = times.iter().map(u32::to_string).collect();
         let _ = writeln!(out, "postcopy vcpu blocktime: {}", times.join(","));
     }
+    if let Some(time) = info.dirty_limit_throttle_time_per_round {
+        let _ = writeln!(out, "dirty-limit throttle time: {time} us");
+    }
+    if let Some(time) = info.dirty_limit_ring_full_time {
+        let _ = writeln!(out, "dirty-limit ring full time: {time} us");
+    }
     if let Some(addresses) = &info.socket_address {
         out.push_str("socket address: [\n");
         addresses.iter().for_each(|address| out.push_str(&format!("\t{}\n", place(address))));

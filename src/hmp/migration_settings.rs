@@ -111,6 +111,10 @@ pub(super) fn render(out: &mut String, parameters: &Parameters) {
     let _ = writeln!(out, "xbzrle-cache-size: {xbzrle_cache_size} bytes");
     let _ = writeln!(out, "max-postcopy-bandwidth: {max_postcopy_bandwidth}");
     let _ = writeln!(out, "tls-authz: '{tls_authz}'");
+    if parameters.block_bitmap_mapping.is_some() {
+        // One that names anything is refused.
+        out.push_str("block-bitmap-mapping:\n");
+    }
     let _ = writeln!(out, "x-vcpu-dirty-limit-period: {vcpu_dirty_limit_period} ms");
     let _ = writeln!(out, "vcpu-dirty-limit: {vcpu_dirty_limit} MB/s");
     let _ = writeln!(out, "mode: {}", word(serde_json::to_value(parameters.mode)));

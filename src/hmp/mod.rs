@@ -8,6 +8,7 @@ pub mod command;
 pub mod complete;
 mod control;
 mod descriptors;
+mod dirty_rate;
 pub mod expression;
 mod inspect;
 mod memory;

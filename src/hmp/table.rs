@@ -4,7 +4,8 @@
 use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
 use super::{
-    chardev, control, descriptors, inspect, memory, migration, migration_settings, objects, tree,
+    chardev, control, descriptors, dirty_rate, inspect, memory, migration, migration_settings,
+    objects, tree,
 };
 
 macro_rules! run {
@@ -28,6 +29,8 @@ macro_rules! commands {
 /// Every command.
 pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
+    "calc_dirty_rate", [required("dirty_ring", Kind::Flag('r')), required("dirty_bitmap", Kind::Flag('b')), required("second", Kind::Long), optional("sample_pages_per_GB", Kind::Long)], "[-r] [-b] second [sample_pages_per_GB]", "measure how fast the guest writes its memory (-r: for every CPU; -b: by every page that is written)" => run!(dirty_rate::calculate);
+    "cancel_vcpu_dirty_limit", [optional("cpu_index", Kind::Long)], "[cpu_index]", "let a CPU, or all, write as fast as they can" => run!(dirty_rate::cancel_limit);
     "chardev-send-break", [required("id", Kind::Text)], "id", "send a break on a character device" => run!(chardev::chardev_send_break);
     "closefd", [required("fdname", Kind::Text)], "name", "close a descriptor that getfd has taken in" => run!(descriptors::closefd);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
@@ -53,6 +56,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "quit|q", [], "", "end the emulator" => run!(control::quit);
     "ringbuf_read", [required("device", Kind::Text), required("size", Kind::Int)], "device size", "take bytes out of a ring buffer" => run!(chardev::ringbuf_read);
     "ringbuf_write", [required("device", Kind::Text), required("data", Kind::Text)], "device data", "put text into a ring buffer" => run!(chardev::ringbuf_write);
+    "set_vcpu_dirty_limit", [required("dirty_rate", Kind::Long), optional("cpu_index", Kind::Long)], "dirty_rate [cpu_index]", "let a CPU, or every CPU, write at most so many MiB a second" => run!(dirty_rate::set_limit);
     "stop|s", [], "", "pause the guest" => run!(control::stop);
     "system_powerdown", [], "", "ask the guest to power down" => run!(control::system_powerdown);
     "system_reset", [], "", "reset the machine" => run!(control::system_reset);
@@ -64,6 +68,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
 const INFO: &[HmpCommand] = commands! {
     "chardev", [], "", "character devices" => run!(inspect::chardev);
     "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);
+    "dirty_rate", [], "", "how fast the guest writes its memory, as last measured" => run!(dirty_rate::info);
     "jit", [], "", "what the translator has done" => run!(inspect::jit);
     "kvm", [], "", "whether KVM is in use" => run!(inspect::kvm);
     "mem", [], "", "virtual memory of the chosen CPU, mapping by mapping" => run!(inspect::mem);
@@ -78,5 +83,6 @@ const INFO: &[HmpCommand] = commands! {
     "status", [], "", "whether the guest runs" => run!(inspect::status);
     "tlb", [], "", "virtual memory of the chosen CPU, page by page" => run!(inspect::tlb);
     "uuid", [], "", "the machine's UUID" => run!(inspect::uuid);
+    "vcpu_dirty_limit", [], "", "how fast CPUs may write, and do" => run!(dirty_rate::limits);
     "version", [], "", "version of the emulator" => run!(inspect::version);
 };

@@ -69,32 +69,47 @@ impl DirtyMap {
         self.words.get().map_or(&[], |w| w)
     }
 
-    /// The pages `first..=last` were written.
+    /// The pages `first..=last` were written; how many of them had not been before.
     #[cold]
-    pub fn mark(&self, first: u64, last: u64) {
-        let mut page = first;
+    pub fn mark(&self, first: u64, last: u64) -> u64 {
+        let (mut page, mut fresh) = (first, 0);
         while page <= last {
-            let Some(word) = self.words().get((page / 64) as usize) else { return };
+            let Some(word) = self.words().get((page / 64) as usize) else { break };
             let in_word = (64 - page % 64).min(last - page + 1);
             let bits = (u64::MAX >> (64 - in_word)) << (page % 64);
             // Not skipped when they are set already: the mark must be ordered after the write.
             let old = word.fetch_or(bits, Ordering::AcqRel);
-            self.marked.fetch_add(u64::from((bits & !old).count_ones()), Ordering::Relaxed);
+            fresh += u64::from((bits & !old).count_ones());
             page += in_word;
         }
+        self.marked.fetch_add(fresh, Ordering::Relaxed);
+        fresh
     }
 
-    /// True when a hart that fills a TLB entry for `page` may permit writes by it. One that is
+    /// Whether a hart that fills a TLB entry for `page` may permit writes by it. One that is
     /// about to store (`storing`) may always: the page is dirty from now on.
     #[cold]
-    pub fn grant(&self, page: u64, storing: bool) -> bool {
+    pub fn grant(&self, page: u64, storing: bool) -> Grant {
         if storing {
-            self.mark(page, page);
-            return true;
+            return if self.mark(page, page) > 0 { Grant::First } else { Grant::Again };
         }
         let word = self.words().get((page / 64) as usize);
-        word.is_some_and(|w| w.load(Ordering::Acquire) >> (page % 64) & 1 != 0)
+        match word.is_some_and(|w| w.load(Ordering::Acquire) >> (page % 64) & 1 != 0) {
+            true => Grant::Again,
+            false => Grant::Refused,
+        }
     }
+}
+
+/// What became of a hart's wish to write a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// The page has to stay unwritten until somebody stores to it.
+    Refused,
+    /// It may be written, and had been.
+    Again,
+    /// It may be written, for the first time since it was last collected.
+    First,
 }
 
 /// The host cannot order the harts' and devices' writes.

@@ -6,6 +6,7 @@ use actix::prelude::*;
 use serde_json::Value;
 
 use super::build::Machine;
+use super::dirty_rate::DirtyRate;
 use super::vm::Exited;
 use crate::actors::outlet::Outlet;
 use crate::migration::channel::{
@@ -17,7 +18,7 @@ use crate::migration::destination::{
 };
 use crate::migration::message::{MigrationEvent, Settings};
 use crate::migration::ram::machine::MachineMemory;
-use crate::migration::source::{Connect, MigrationSource, Opening, SourcePeers};
+use crate::migration::source::{Connect, MigrationSource, Opening, SourcePeers, Writers};
 use crate::migration::status::ErrorDesc;
 use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
@@ -25,7 +26,7 @@ use crate::objects::Objects;
 /// The machine type that the stream names.
 const MACHINE: &str = "virt";
 
-/// Start both actors, on an arbiter of their own: what they compute delays no monitor.
+/// Start both actors, and the one that measures what they depend on, on an arbiter of their own: what they compute delays no monitor.
 pub fn start(
     machine: &Machine,
     objects: &Objects,
@@ -33,7 +34,7 @@ pub fn start(
     uuid: [u8; 16],
     events: Recipient<MigrationEvent>,
     exit: Outlet<Exited>,
-) -> (Addr<MigrationSource>, Addr<MigrationDestination>) {
+) -> (Addr<MigrationSource>, Addr<MigrationDestination>, Addr<DirtyRate>) {
     let channels = Channels { objects: objects.clone(), descriptors: descriptors.clone() };
     let outgoing = MachineMemory {
         ram: Arc::clone(&machine.ram),
@@ -41,12 +42,17 @@ pub fn start(
         devices: machine.roms.clone(),
     };
     let incoming = outgoing.clone();
+    let arbiter = Arbiter::new().handle();
+    let dirty_rate = DirtyRate::new(Arc::clone(&machine.ram), machine.harts.clone());
+    let dirty_rate = DirtyRate::start_in_arbiter(&arbiter, |_| dirty_rate);
+    let limit = dirty_rate.clone().recipient();
     let source = SourcePeers {
         events: events.clone(),
         quiesce: machine.vm.clone().recipient(),
         release_drives: machine.vm.clone().recipient(),
         hand_over: machine.vm.clone().recipient(),
         vcpus: machine.vcpus.iter().map(|vcpu| vcpu.clone().recipient()).collect(),
+        writers: Writers { limit, harts: machine.harts.clone() },
         connect: Box::new(channels.clone()),
         memory: Box::new(move |settings| Box::new(outgoing.outgoing(settings))),
         sections: machine.sections.clone(),
@@ -65,12 +71,12 @@ pub fn start(
         machine: MACHINE.to_owned(),
         uuid,
     };
-    let arbiter = Arbiter::new().handle();
     (
         MigrationSource::start_in_arbiter(&arbiter, |_| MigrationSource::new(source)),
         MigrationDestination::start_in_arbiter(&arbiter, |_| {
             MigrationDestination::new(destination)
         }),
+        dirty_rate,
     )
 }
 

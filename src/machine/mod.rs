@@ -6,6 +6,7 @@ pub mod build;
 pub mod clock;
 pub mod devicetree;
 pub mod dirty_log;
+pub mod dirty_rate;
 mod drives;
 pub mod fdt;
 pub mod firmware;

@@ -123,9 +123,10 @@ async fn machine(
     });
     let events = monitor.clone().recipient();
     let uuid = spec.uuid.unwrap_or_default();
-    let (source, destination) =
+    let (source, destination, dirty_rate) =
         migration::start(&machine, &objects, &descriptors, uuid, events, exit_of_migration);
-    monitor.send(ConnectMigration(MigrationLink::to(&source, &destination))).await?;
+    let link = MigrationLink::to(&source, &destination).measured_by(&dirty_rate);
+    monitor.send(ConnectMigration(link)).await?;
     let incoming = spec.incoming.is_some();
     machine.vm.send(PowerOn { run: !spec.start_paused, incoming }).await??;
     if let Some(Incoming::At { address, origin }) = spec.incoming {

@@ -56,6 +56,10 @@ pub struct MigrationInfo {
     pub postcopy_vcpu_blocktime: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_address: Option<Vec<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_limit_throttle_time_per_round: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_limit_ring_full_time: Option<u64>,
     /// Not QAPI's: what HMP shows of a peer that does not answer.
     #[serde(skip)]
     pub stalled: Option<u64>,
@@ -147,6 +151,12 @@ impl MigrationCache {
         self.reason.as_ref()
     }
 
+    /// Threads of the migration under way: name, and the host's id.
+    pub fn threads(&self) -> &[(String, u32)] {
+        let current = self.current.as_ref().filter(|current| !current.state.status().is_final());
+        current.map_or(&[], |current| &current.progress.threads)
+    }
+
     /// What refuses migrations.
     pub fn blockers(&self) -> &[String] {
         &self.blockers
@@ -186,6 +196,8 @@ impl MigrationCache {
             info.setup_time = Some(progress.setup_time);
             info.downtime = progress.downtime;
             info.cpu_throttle_percentage = progress.cpu_throttle_percentage;
+            info.dirty_limit_throttle_time_per_round = progress.dirty_limit.map(|l| l.rest);
+            info.dirty_limit_ring_full_time = progress.dirty_limit.map(|l| l.round);
         }
         if under_way {
             info.expected_downtime = progress.expected_downtime;

@@ -42,6 +42,10 @@ pub struct Progress {
     pub expected_downtime: Option<u64>,
     /// percent; only while vCPUs are throttled
     pub cpu_throttle_percentage: Option<u8>,
+    /// Only while writing is limited.
+    pub dirty_limit: Option<WriteLimits>,
+    /// Threads that send: name, and the host's id.
+    pub threads: Vec<(String, u32)>,
     /// ms since bytes last went either way, while the channel does not take or give any
     pub stalled: Option<u64>,
     /// Of a destination: how long vCPUs waited for pages.
@@ -55,6 +59,15 @@ pub struct Blocktime {
     pub all: u32,
     /// While each did.
     pub vcpus: Vec<u32>,
+}
+
+/// What `dirty-limit` does to the harts, by the round of `cpu::writes::ROUND` pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteLimits {
+    /// Longest time that a hart rests in a round, in µs.
+    pub rest: u64,
+    /// Time that a round takes on the average, in µs; 0 if nothing is written.
+    pub round: u64,
 }
 
 /// QAPI `MigrationStats`.

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bitmap_mapping;
 pub mod cache;
 pub mod capability;
 pub mod channel;

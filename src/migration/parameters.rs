@@ -1,5 +1,6 @@
 //! Migration parameters: QAPI `MigrationParameters` with QEMU's defaults and ranges.
 
+use super::bitmap_mapping::{self, NodeAlias};
 use super::status::ErrorDesc;
 
 /// QAPI `MultiFDCompression`, as far as a build without the others has it.
@@ -71,6 +72,9 @@ pub struct Parameters {
     pub multifd_zlib_level: u8,
     pub multifd_qatzip_level: u8,
     pub multifd_zstd_level: u8,
+    /// How dirty bitmaps are called under way; there once it was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_bitmap_mapping: Option<Vec<NodeAlias>>,
     /// ms
     #[serde(rename = "x-vcpu-dirty-limit-period")]
     pub vcpu_dirty_limit_period: u64,
@@ -147,14 +151,17 @@ impl Parameters {
                 "announce_step",
                 "a value between 0 and 10000",
             ),
-            (
-                (1..=1000).contains(&self.vcpu_dirty_limit_period),
-                "x-vcpu-dirty-limit-period",
-                "a value between 1 and 1000",
-            ),
         ];
+        let expects =
+            |name, range| Err(ErrorDesc::from(format!("Parameter '{name}' expects {range}")));
         if let Some((_, name, range)) = limits.into_iter().find(|(fits, ..)| !fits) {
-            return Err(ErrorDesc::from(format!("Parameter '{name}' expects {range}")));
+            return expects(name, range);
+        }
+        if let Some(mapping) = &self.block_bitmap_mapping {
+            bitmap_mapping::check(mapping)?;
+        }
+        if !(1..=1000).contains(&self.vcpu_dirty_limit_period) {
+            return expects("x-vcpu-dirty-limit-period", "a value between 1 and 1000");
         }
         if self.vcpu_dirty_limit == 0 {
             let sentence = "Parameter 'vcpu_dirty_limit' must be greater than 1 MB/s";
@@ -195,6 +202,7 @@ impl Default for Parameters {
             multifd_zlib_level: 1,
             multifd_qatzip_level: 1,
             multifd_zstd_level: 1,
+            block_bitmap_mapping: None,
             vcpu_dirty_limit_period: 1000,
             vcpu_dirty_limit: 1,
             mode: MigMode::Normal,

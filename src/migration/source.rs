@@ -29,6 +29,8 @@ use super::parameters::Parameters;
 use super::ram::saver::RamSaver;
 use super::sections::Sections;
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
+use crate::cpu::inbox::Peers;
+use crate::machine::dirty_rate::LimitWrites;
 use crate::machine::message::{HandOver, Quiesce, Quiesced, ReleaseDrives, RunState, TakeRest};
 use run::Run;
 
@@ -77,12 +79,22 @@ pub struct SourcePeers {
     pub hand_over: Recipient<HandOver>,
     /// Who is slowed down when the guest writes faster than can be sent.
     pub vcpus: Arc<[Recipient<TakeRest>]>,
+    /// Whose writing is limited in place of that.
+    pub writers: Writers,
     pub connect: Box<dyn Connect>,
     pub memory: MakeMemory,
     pub sections: Sections,
     /// The machine type, e.g. `virt`.
     pub machine: String,
     pub uuid: [u8; 16],
+}
+
+/// The harts as writers of memory.
+#[derive(Debug, Clone)]
+pub struct Writers {
+    pub limit: Recipient<LimitWrites>,
+    /// What the limit does to each.
+    pub harts: Peers,
 }
 
 impl std::fmt::Debug for SourcePeers {

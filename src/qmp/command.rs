@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    chardev, descriptors, human, introspect, machine, memory, migration, migration_settings,
-    migration_start, objects, qom, status,
+    chardev, descriptors, dirty_rate, human, introspect, machine, memory, migration,
+    migration_settings, migration_start, objects, qom, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -70,6 +70,11 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<descriptors::Getfd>(),
         entry::<descriptors::QueryFdsets>(),
         entry::<descriptors::RemoveFd>(),
+        entry::<dirty_rate::CalcDirtyRate>(),
+        entry::<dirty_rate::CancelVcpuDirtyLimit>(),
+        entry::<dirty_rate::QueryDirtyRate>(),
+        entry::<dirty_rate::QueryVcpuDirtyLimit>(),
+        entry::<dirty_rate::SetVcpuDirtyLimit>(),
         entry::<machine::QueryCpusFast>(),
         entry::<machine::QueryCurrentMachine>(),
         entry::<machine::QueryKvm>(),

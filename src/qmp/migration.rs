@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::error::QmpError;
+use crate::machine::dirty_rate::{LimitWrites, MeasureDirtyRate, QueryDirtyRate, QueryWriteLimits};
 use crate::migration::cache::MigrationCache;
 use crate::migration::message::{
     CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, RecoverIncoming,
@@ -32,6 +33,16 @@ pub struct MigrationLink {
     pub recover: Recipient<RecoverIncoming>,
     pub pause_incoming: Recipient<PauseMigration>,
     pub ping_destination: Recipient<Ping>,
+    pub dirty_rate: Option<DirtyRateLink>,
+}
+
+/// Who measures and limits how fast the guest writes.
+#[derive(Debug, Clone)]
+pub struct DirtyRateLink {
+    pub measure: Recipient<MeasureDirtyRate>,
+    pub query: Recipient<QueryDirtyRate>,
+    pub limit: Recipient<LimitWrites>,
+    pub limits: Recipient<QueryWriteLimits>,
 }
 
 impl MigrationLink {
@@ -66,7 +77,26 @@ impl MigrationLink {
             recover: destination.clone().recipient(),
             pause_incoming: destination.clone().recipient(),
             ping_destination: destination.clone().recipient(),
+            dirty_rate: None,
         }
+    }
+
+    /// With somebody who measures and limits how fast the guest writes.
+    pub fn measured_by<A>(mut self, measurer: &Addr<A>) -> Self
+    where
+        A: Actor<Context = Context<A>>
+            + Handler<MeasureDirtyRate>
+            + Handler<QueryDirtyRate>
+            + Handler<LimitWrites>
+            + Handler<QueryWriteLimits>,
+    {
+        self.dirty_rate = Some(DirtyRateLink {
+            measure: measurer.clone().recipient(),
+            query: measurer.clone().recipient(),
+            limit: measurer.clone().recipient(),
+            limits: measurer.clone().recipient(),
+        });
+        self
     }
 }
 

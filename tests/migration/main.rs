@@ -24,3 +24,4 @@ mod stalls;
 mod tls;
 mod transcripts;
 mod waiting;
+mod writes;

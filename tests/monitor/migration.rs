@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use understudy::actors::outlet::Outlet;
 use understudy::chardev::message::CharEvent;
 use understudy::hmp;
+use understudy::machine::dirty_rate::DirtyRate;
 use understudy::machine::message::RunState;
 use understudy::migration::message::*;
 use understudy::migration::status::{ErrorDesc, MigrationState};
@@ -18,7 +19,7 @@ use understudy::qmp::session;
 use crate::harness::{MockVm, Terminal, info, monitor};
 
 /// Both migration actors at once; it does what it was told to do.
-struct Puppet {
+pub struct Puppet {
     side: Side,
     monitor: Recipient<MigrationEvent>,
     /// Told when it is started, before and after the answer.
@@ -36,7 +37,7 @@ impl Actor for Puppet {
 }
 
 impl Puppet {
-    fn new(monitor: &Addr<Monitor>) -> Self {
+    pub fn new(monitor: &Addr<Monitor>) -> Self {
         Self {
             side: Side::Source,
             monitor: monitor.clone().recipient(),
@@ -53,6 +54,13 @@ impl Puppet {
         let puppet = self.start();
         monitor.do_send(ConnectMigration(MigrationLink::to(&puppet, &puppet)));
         puppet
+    }
+
+    /// The same, for a machine whose writes are measured by `measurer`.
+    pub fn perform_beside(self, measurer: &Addr<DirtyRate>, monitor: &Addr<Monitor>) {
+        let puppet = self.start();
+        let link = MigrationLink::to(&puppet, &puppet).measured_by(measurer);
+        monitor.do_send(ConnectMigration(link));
     }
 
     fn tell(&self, mut event: MigrationEvent) {
@@ -176,14 +184,18 @@ async fn until_status(monitor: &Addr<Monitor>, status: &str) -> Value {
     }
 }
 
-async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> Result<Value, String> {
+pub async fn qmp(
+    monitor: &Addr<Monitor>,
+    command: &str,
+    arguments: Value,
+) -> Result<Value, String> {
     let Value::Object(arguments) = arguments else { panic!("{arguments}") };
     let command = command.to_owned();
     let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
     monitor.send(request).await.unwrap().map_err(|error| error.desc)
 }
 
-async fn hmp_line(monitor: &Addr<Monitor>, line: &str) -> String {
+pub async fn hmp_line(monitor: &Addr<Monitor>, line: &str) -> String {
     let state = Default::default();
     monitor
         .send(ExecuteHuman { line: line.into(), state, passed: Default::default() })

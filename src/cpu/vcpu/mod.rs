@@ -19,6 +19,7 @@ use super::csr::{self, counters::update_stimer};
 use super::dump::Registers;
 use super::hart::{Hart, HartEnv, Trap};
 use super::mmu::{self, Access};
+use super::writes::WriteAccount;
 use super::{interpret, trap};
 use crate::actors::context::{InlineContext, panic_reason};
 use crate::actors::mailbox::ThreadMailbox;
@@ -115,6 +116,9 @@ pub struct ObserveExecution {
     pub observer: Option<EntryObserver>,
     pub chained: bool,
 }
+
+/// How long a hart that has written what it may rests before it looks for more.
+const REFILL: Duration = Duration::from_millis(5);
 
 /// What a vCPU is made of.
 #[derive(Debug)]
@@ -254,6 +258,12 @@ impl Vcpu {
             }
             if self.waits_for_page() {
                 self.rest(mailbox, None);
+                continue;
+            }
+            if self.hart.writes().is_some_and(WriteAccount::is_overdrawn) {
+                let begun = Instant::now();
+                self.rest(mailbox, Some(REFILL));
+                self.hart.writes().into_iter().for_each(|writes| writes.rest(begun.elapsed()));
                 continue;
             }
             self.hart.env.inbox.set_in_guest(true);

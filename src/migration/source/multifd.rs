@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -52,6 +53,8 @@ struct Side {
     /// Of its own channel.
     control: Option<ChannelControl>,
     waiting: usize,
+    /// The host's id of the thread; 0 before it runs, and when it has ended.
+    thread: Arc<AtomicU32>,
 }
 
 /// Open the channels that the settings ask for, and say which is which.
@@ -76,6 +79,10 @@ pub(super) async fn open(
         channels.push(opened.map_err(|reason| of_channel(number.into(), &reason))?);
     }
     Ok(channels)
+}
+
+fn thread_name(number: usize) -> String {
+    format!("mig/src/send_{number}")
 }
 
 fn of_channel(number: usize, reason: &ErrorDesc) -> ErrorDesc {
@@ -141,10 +148,17 @@ impl SideChannels {
         for (number, (sender, control)) in senders.into_iter().enumerate() {
             let (jobs, taken) = mpsc::unbounded_channel();
             let tell = tell.clone();
-            threads::named(format!("mig/src/send_{number}"))
-                .spawn(move || work(sender, taken, &tell, number))
+            let thread = Arc::<AtomicU32>::default();
+            let id = Arc::clone(&thread);
+            threads::named(thread_name(number))
+                .spawn(move || {
+                    let own = rustix::thread::gettid().as_raw_nonzero().get();
+                    id.store(own.cast_unsigned(), Ordering::Relaxed);
+                    work(sender, taken, &tell, number);
+                    id.store(0, Ordering::Relaxed);
+                })
                 .map_err(|error| of_channel(number, &ErrorDesc::from(error.to_string())))?;
-            sides.push(Side { jobs, control, waiting: 0 });
+            sides.push(Side { jobs, control, waiting: 0, thread });
         }
         let free = (0..QUEUE).flat_map(|_| 0..sides.len()).collect();
         let sent = (PacketPages { normal: 0, zero: 0 }, 0);
@@ -216,6 +230,12 @@ impl SideChannels {
     /// Pages and bytes that were sent since this was last asked.
     pub(super) fn take_sent(&mut self) -> (PacketPages, usize) {
         std::mem::replace(&mut self.sent, (PacketPages { normal: 0, zero: 0 }, 0))
+    }
+
+    /// The threads that run: name, and the host's id.
+    pub(super) fn threads(&self) -> Vec<(String, u32)> {
+        let ids = self.sides.iter().map(|side| side.thread.load(Ordering::Relaxed)).enumerate();
+        ids.filter(|&(_, id)| id != 0).map(|(number, id)| (thread_name(number), id)).collect()
     }
 
     fn controls(&self) -> impl Iterator<Item = &ChannelControl> {

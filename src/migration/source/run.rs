@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::multifd::{self, SideChannels};
 use super::pace::Pace;
-use super::throttle::Convergence;
+use super::throttle::{Brake, Convergence};
 use super::{Hold, Lifeline, Memory, Opened, Reins, Reporter, Resume, SourcePeers, Wishes};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
@@ -118,7 +118,7 @@ impl Run {
         opened: Opened,
         hold: Arc<Hold>,
     ) -> Self {
-        let convergence = Convergence::new(Arc::clone(&peers.vcpus));
+        let convergence = Convergence::new(Arc::clone(&peers.vcpus), peers.writers.clone());
         let Reins { wishes, resumes, lifeline } = reins;
         Self {
             peers,
@@ -258,8 +258,10 @@ impl Run {
             let parameters = self.wishes.borrow().parameters.clone();
             memory.set_parameters(&parameters);
             let written = memory.collect()?;
-            if self.has(Capability::AutoConverge) {
-                self.convergence.pass(written, self.transferred(), &parameters);
+            let brakes =
+                [(Capability::AutoConverge, Brake::Rest), (Capability::DirtyLimit, Brake::Writes)];
+            if let Some((_, brake)) = brakes.into_iter().find(|(brake, _)| self.has(*brake)) {
+                self.convergence.pass(written, self.transferred(), &parameters, brake);
             }
             self.pass(memory);
             if memory.remaining() <= self.most_while_stopped() && self.agreed(memory).await? {

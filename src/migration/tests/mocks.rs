@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::actors::probe::Probe;
+use crate::cpu::inbox::Peers;
+use crate::machine::dirty_rate::LimitWrites;
 use crate::machine::memory::GuestRam;
 use crate::machine::message::{
     Arrived, HandOver, Quiesce, Quiesced, ReleaseDrives, RunState, TakeDrives, Unquiesce, VmError,
@@ -27,7 +29,7 @@ use crate::migration::ram::machine::MachineMemory;
 use crate::migration::ram::mapped::MappedFile;
 use crate::migration::ram::saver::RamSaver;
 use crate::migration::sections::Sections;
-use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers};
+use crate::migration::source::{Connect, Memory, MigrationSource, Opening, SourcePeers, Writers};
 use crate::migration::status::{ErrorDesc, MigrationState, MigrationStatus};
 use crate::migration::stream::{LoadError, StreamInput};
 
@@ -329,6 +331,7 @@ pub(super) fn source_of(line: Line, machine: Option<MachineMemory>) -> SourceRig
     let refusal = Arc::clone(&keeps);
     let released: Probe<ReleaseDrives> = Probe::answering(move |_| answer(&refusal));
     let handed_over: Probe<HandOver> = Probe::answering(|_| Ok(()));
+    let limits: Probe<LimitWrites> = Probe::answering(|_| Ok(()));
     let line = Arc::new(Mutex::new(Some(line)));
     let fault = Arc::new(Mutex::new(Fault::None));
     let again = Arc::new(Mutex::new(Vec::new()));
@@ -357,6 +360,7 @@ pub(super) fn source_of(line: Line, machine: Option<MachineMemory>) -> SourceRig
         release_drives: released.recipient(),
         hand_over: handed_over.recipient(),
         vcpus: Arc::new([]),
+        writers: Writers { limit: limits.recipient(), harts: Peers::new(1) },
         connect: Box::new(Shared(Arc::clone(&line))),
         memory,
         sections: Sections::default(),

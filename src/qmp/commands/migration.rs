@@ -147,8 +147,8 @@ pub struct MigrationThreadInfo {
     pub thread_id: u32,
 }
 
-/// `query-migrationthreads`. The migration actors share the process' arbiters: none has a thread
-/// of its own.
+/// `query-migrationthreads`: those that send pages. The actors share the process' arbiters: none
+/// has a thread of its own.
 #[derive(Debug, Deserialize)]
 pub struct QueryMigrationThreads {}
 
@@ -156,8 +156,12 @@ impl Command for QueryMigrationThreads {
     const NAME: &'static str = "query-migrationthreads";
     type Return = Vec<MigrationThreadInfo>;
 
-    async fn run(self, _: &Arc<Services>) -> Result<Vec<MigrationThreadInfo>, QmpError> {
-        Ok(Vec::new())
+    async fn run(self, services: &Arc<Services>) -> Result<Vec<MigrationThreadInfo>, QmpError> {
+        let info = |(name, thread_id): &(String, u32)| MigrationThreadInfo {
+            name: name.clone(),
+            thread_id: *thread_id,
+        };
+        Ok(services.migration.cache(|cache| cache.threads().iter().map(info).collect()))
     }
 }
 

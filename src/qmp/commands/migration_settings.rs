@@ -6,6 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::migration::bitmap_mapping::NodeAlias;
 use crate::migration::cache::MigrationCache;
 use crate::migration::capability::Capability;
 use crate::migration::message::{Side, UpdateParameters};
@@ -125,6 +126,7 @@ pub struct MigrateSetParameters {
     pub multifd_zlib_level: Option<u8>,
     pub multifd_qatzip_level: Option<u8>,
     pub multifd_zstd_level: Option<u8>,
+    pub block_bitmap_mapping: Option<Vec<NodeAlias>>,
     pub x_vcpu_dirty_limit_period: Option<u64>,
     pub vcpu_dirty_limit: Option<u64>,
     pub mode: Option<MigMode>,
@@ -138,6 +140,9 @@ impl MigrateSetParameters {
         macro_rules! put {
             ($($given:ident $(=> $place:ident)?),* $(,)?) => {
                 $(if let Some(value) = self.$given { put!(@ to value $given $($place)?); })*
+            };
+            (@ $to:ident $value:ident block_bitmap_mapping) => {
+                $to.block_bitmap_mapping = Some($value)
             };
             (@ $to:ident $value:ident $given:ident) => { $to.$given = $value };
             (@ $to:ident $value:ident $given:ident $place:ident) => { $to.$place = $value };
@@ -166,6 +171,7 @@ impl MigrateSetParameters {
             multifd_zlib_level,
             multifd_qatzip_level,
             multifd_zstd_level,
+            block_bitmap_mapping,
             x_vcpu_dirty_limit_period => vcpu_dirty_limit_period,
             vcpu_dirty_limit,
             mode,

@@ -3,6 +3,7 @@
 mod base64;
 pub mod chardev;
 pub mod descriptors;
+pub mod dirty_rate;
 pub mod human;
 pub mod introspect;
 pub mod machine;

@@ -151,6 +151,8 @@ impl Run {
             downtime: figures.downtime.map(millis),
             expected_downtime: Some(expected),
             cpu_throttle_percentage: self.convergence.percent(),
+            dirty_limit: self.convergence.limits(),
+            threads: self.sides.as_ref().map(SideChannels::threads).unwrap_or_default(),
             stalled: idle.map(millis),
             blocktime: None,
         });
