@@ -356,7 +356,8 @@ mod tests {
             assert_eq!((report.status, report.mode), (RateStatus::Measured, mode));
             assert!(report.rate.is_some_and(|rate| expected.contains(&rate)), "{report:?}");
             let harts = (mode == DirtyRing).then(|| vec![1, 2]);
-            assert_eq!((report.harts, report.time), (harts, 1000));
+            assert_eq!(report.harts, harts);
+            assert!((1000..1100).contains(&report.time), "{report:?}");
             assert!(!ram.dirty_map().is_on());
         }
     }
@@ -408,7 +409,8 @@ mod tests {
         // 4 MiB/s are 1024 pages a second.
         assert!((2900..3200).contains(&limited.pages()), "{}", limited.pages());
         assert!((3..=4).contains(&limited.rate()), "{}", limited.rate());
-        assert!((3_900_000..4_300_000).contains(&limited.rest_a_round()), "{limited:?}");
+        // 16 MiB take 4 s, of which it rested most.
+        assert!((3_000_000..=4_200_000).contains(&limited.rest_a_round()), "{limited:?}");
         assert_eq!((free.rate(), free.rest_a_round()), (0, 0));
         // A pause is not followed by a burst of everything that was not written.
         tokio::time::sleep(Duration::from_secs(60)).await;
