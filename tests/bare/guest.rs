@@ -7,6 +7,7 @@ use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 use understudy::cpu::pte;
 
 use crate::cases::Case;
+use crate::prologue::open_up;
 
 pub const BASE: u64 = 0x8000_0000;
 /// Size of guest memory, in bytes.
@@ -97,15 +98,10 @@ fn prologue(count: usize) -> Vec<u8> {
                 ; li X(register), 0
             );
         }
+        open_up(ops, HANDLER);
         dynasm!(ops
             ; .arch riscv64i
             ; .feature gc
-            ; li t0, HANDLER as i64
-            ; csrw 0x305, t0
-            ; li t0, -1
-            ; csrw 0x3b0, t0
-            ; li t0, 0x1f
-            ; csrw 0x3a0, t0
             ; li s0, CASES as i64
             ; li s1, count
             ; li s2, RESULTS as i64

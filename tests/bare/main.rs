@@ -13,6 +13,7 @@ mod oracle;
 mod ours;
 mod program;
 mod programs;
+mod prologue;
 mod qemu;
 
 use cases::Case;

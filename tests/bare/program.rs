@@ -11,6 +11,7 @@ use dynasmrt::riscv::RiscvRelocation;
 use dynasmrt::{DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 
 use crate::oracle;
+use crate::prologue::open_up;
 
 pub type Assembler = VecAssembler<RiscvRelocation>;
 
@@ -135,15 +136,10 @@ impl Program {
 
     fn with_runtime(self) -> Self {
         let start = |ops: &mut Assembler| {
+            open_up(ops, HANDLER);
             dynasm!(ops
                 ; .arch riscv64i
                 ; .feature gc
-                ; li t0, HANDLER as i64
-                ; csrw 0x305, t0
-                ; li t0, -1
-                ; csrw 0x3b0, t0
-                ; li t0, 0x1f
-                ; csrw 0x3a0, t0
                 // No timer interrupt: mtimecmp is zero at reset.
                 ; csrr t1, 0xf14
                 ; slli t1, t1, 3

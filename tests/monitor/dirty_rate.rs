@@ -12,7 +12,8 @@ use understudy::machine::message::RunState;
 use understudy::qmp::monitor::Monitor;
 
 use crate::harness::{MockVm, monitor};
-use crate::migration::{Puppet, hmp_line, qmp};
+use crate::migration::puppet::Puppet;
+use crate::migration::{hmp_line, qmp};
 
 /// A monitor of a machine that is measured; the machine's harts and memory.
 fn measured() -> (Addr<MockVm>, Addr<Monitor>, Peers, Arc<GuestRam>) {
