@@ -7,7 +7,17 @@ use actix::{Message, Recipient};
 use crate::block::message::BlockFailed;
 
 /// QAPI `RunState`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     Debug,
@@ -29,7 +39,17 @@ pub enum RunState {
 }
 
 /// QAPI `ShutdownCause`, in the order of QEMU's enum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShutdownCause {
     None,
@@ -118,7 +138,9 @@ pub struct SetAction {
 }
 
 /// QAPI `RebootAction`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebootAction {
     Reset,
@@ -126,7 +148,9 @@ pub enum RebootAction {
 }
 
 /// QAPI `ShutdownAction`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShutdownAction {
     Poweroff,
@@ -134,7 +158,9 @@ pub enum ShutdownAction {
 }
 
 /// QAPI `PanicAction`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum PanicAction {
     Pause,
@@ -252,9 +278,6 @@ pub enum VmEvent {
         cause: ShutdownCause,
     },
     Powerdown,
-    GuestPanicked {
-        action: &'static str,
-    },
     /// A drive's request failed.
     BlockIoError(BlockFailed),
     /// An actor died: the machine is in `internal-error`.

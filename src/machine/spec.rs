@@ -399,7 +399,9 @@ impl Default for Actions {
 }
 
 /// QAPI `WatchdogAction`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum WatchdogAction {
     Reset,

@@ -10,7 +10,7 @@ use super::status::ErrorDesc;
 const LONGEST: usize = 255;
 
 /// QAPI `BitmapMigrationNodeAlias`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct NodeAlias {
     pub node_name: String,
@@ -19,7 +19,7 @@ pub struct NodeAlias {
 }
 
 /// QAPI `BitmapMigrationBitmapAlias`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct BitmapAlias {
     pub name: String,
@@ -29,7 +29,7 @@ pub struct BitmapAlias {
 }
 
 /// QAPI `BitmapMigrationBitmapAliasTransform`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct BitmapTransform {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent: Option<bool>,

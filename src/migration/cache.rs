@@ -4,6 +4,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::channel::SocketAddress;
 use super::message::{Blockers, MigrationEvent, Progress, RamStats, Side, XbzrleStats};
 use super::status::{ErrorDesc, MigrationState, MigrationStatus};
 
@@ -27,7 +28,7 @@ struct Current {
 }
 
 /// QAPI `MigrationInfo`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrationInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +56,7 @@ pub struct MigrationInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postcopy_vcpu_blocktime: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<SocketAddress>>")]
     pub socket_address: Option<Vec<Value>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dirty_limit_throttle_time_per_round: Option<u64>,

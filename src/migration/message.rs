@@ -71,7 +71,7 @@ pub struct WriteLimits {
 }
 
 /// QAPI `MigrationStats`.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct RamStats {
     pub transferred: u64,
@@ -94,7 +94,7 @@ pub struct RamStats {
 }
 
 /// QAPI `XBZRLECacheStats`.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct XbzrleStats {
     pub cache_size: u64,

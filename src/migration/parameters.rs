@@ -4,7 +4,9 @@ use super::bitmap_mapping::{self, NodeAlias};
 use super::status::ErrorDesc;
 
 /// QAPI `MultiFDCompression`, as far as a build without the others has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum MultifdCompression {
     None,
@@ -13,7 +15,9 @@ pub enum MultifdCompression {
 }
 
 /// QAPI `ZeroPageDetection`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ZeroPageDetection {
     None,
@@ -22,7 +26,9 @@ pub enum ZeroPageDetection {
 }
 
 /// QAPI `MigMode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigMode {
     Normal,
@@ -31,7 +37,7 @@ pub enum MigMode {
 }
 
 /// Every parameter, in QAPI's order and units.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Parameters {
     /// ms

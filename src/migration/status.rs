@@ -6,7 +6,17 @@ use std::sync::Arc;
 use crate::actors::context::panic_reason;
 
 /// QAPI `MigrationStatus`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationStatus {
     None,

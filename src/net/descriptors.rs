@@ -49,7 +49,7 @@ pub enum DescriptorError {
 }
 
 /// A member of a set: QAPI `FdsetFdInfo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct MemberInfo {
     pub fd: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +57,7 @@ pub struct MemberInfo {
 }
 
 /// A set: QAPI `FdsetInfo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SetInfo {
     pub fds: Vec<MemberInfo>,
@@ -65,7 +65,7 @@ pub struct SetInfo {
 }
 
 /// Where a descriptor was put: QAPI `AddfdInfo`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Added {
     pub fdset_id: i64,

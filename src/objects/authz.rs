@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 /// QAPI `QAuthZListPolicy`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     #[default]
@@ -15,7 +15,7 @@ pub enum Policy {
 }
 
 /// QAPI `QAuthZListFormat`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     #[default]
@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 /// QAPI `QAuthZListRule`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct Rule {
     #[serde(rename = "match")]
     pub pattern: String,

@@ -16,7 +16,7 @@ use crate::tls::Endpoint;
 const MEMORY_GRANULARITY: u64 = 8192;
 
 /// QAPI `ObjectOptions`: each kind's own members, and the identifier.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename = "union qom-type", rename_all = "kebab-case")]
 pub enum ObjectOptions {
     AuthzList(ListOptions),
@@ -43,7 +43,7 @@ pub const TYPES: &[&str] = &[
 ];
 
 /// QAPI `AuthZListProperties`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct ListOptions {
     pub id: String,
     pub policy: Option<Policy>,
@@ -51,34 +51,34 @@ pub struct ListOptions {
 }
 
 /// QAPI `AuthZSimpleProperties`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct SimpleOptions {
     pub id: String,
     pub identity: String,
 }
 
 /// QAPI `MemoryBackendProperties`, as far as they are known.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct MemoryOptions {
     pub id: String,
     pub size: Size,
 }
 
 /// An object without properties.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct NoOptions {
     pub id: String,
 }
 
 /// QAPI `RngRandomProperties`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct RandomOptions {
     pub id: String,
     pub filename: Option<String>,
 }
 
 /// QAPI `TlsCredsX509Properties`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct X509Options {
     pub id: String,
@@ -91,7 +91,7 @@ pub struct X509Options {
 }
 
 /// QAPI `TlsCredsPskProperties`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PskOptions {
     pub id: String,

@@ -21,7 +21,7 @@ const BLOCK: usize = 16;
 const FILE_MAX: u64 = 1 << 20;
 
 /// QAPI `QCryptoSecretFormat`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretFormat {
     #[default]
@@ -30,7 +30,7 @@ pub enum SecretFormat {
 }
 
 /// QAPI `SecretProperties`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 pub struct SecretOptions {
     pub id: String,
     pub format: Option<SecretFormat>,

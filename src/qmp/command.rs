@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -14,20 +15,21 @@ use super::commands::{
 };
 use super::error::QmpError;
 use super::link::Services;
+use super::schema::{Schema, TypeName};
 use super::visit;
 
 /// A QMP command; the type's fields are its arguments.
-pub trait Command: DeserializeOwned + 'static {
+pub trait Command: DeserializeOwned + JsonSchema + 'static {
     const NAME: &'static str;
     /// May be executed out of band.
     const OUT_OF_BAND: bool = false;
-    type Return: Serialize;
+    type Return: Serialize + JsonSchema;
 
     fn run(self, services: &Arc<Services>) -> impl Future<Output = Result<Self::Return, QmpError>>;
 }
 
 /// The reply `{}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Empty {}
 
 /// A command's execution.
@@ -40,10 +42,16 @@ pub struct Entry {
     pub out_of_band: bool,
     /// Check the arguments and run.
     pub start: fn(Map<String, Value>, Arc<Services>) -> Execution,
+    /// The types of the arguments and of the reply.
+    pub describe: fn(&mut Schema) -> (TypeName, TypeName),
 }
 
 fn entry<C: Command>() -> Entry {
-    Entry { name: C::NAME, out_of_band: C::OUT_OF_BAND, start: start::<C> }
+    Entry { name: C::NAME, out_of_band: C::OUT_OF_BAND, start: start::<C>, describe: describe::<C> }
+}
+
+fn describe<C: Command>(schema: &mut Schema) -> (TypeName, TypeName) {
+    (schema.received::<C>(), schema.sent::<C::Return>())
 }
 
 fn start<C: Command>(arguments: Map<String, Value>, services: Arc<Services>) -> Execution {
@@ -59,6 +67,7 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     vec![
         entry::<introspect::QmpCapabilities>(),
         entry::<introspect::QueryCommands>(),
+        entry::<introspect::QueryQmpSchema>(),
         entry::<introspect::QueryVersion>(),
         entry::<human::HumanMonitorCommand>(),
         entry::<chardev::ChardevSendBreak>(),

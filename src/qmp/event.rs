@@ -4,70 +4,127 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix::Message;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::machine::message::VmEvent;
+use super::schema::{Schema, TypeName};
+use crate::machine::message::{ShutdownCause, VmEvent};
 use crate::machine::spec::ErrorAction;
 use crate::migration::message::MigrationEvent;
+use crate::migration::status::MigrationStatus;
 
 /// Monitor → sessions: a finished event, shared by all of them.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Event(pub Arc<Value>);
 
+/// The data of an event.
+trait Announce: Serialize + JsonSchema {
+    const NAME: &'static str;
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:literal $event:ident { $($field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Serialize, JsonSchema)]
+            #[serde(rename_all = "kebab-case")]
+            struct $event { $($field: $type,)* }
+
+            impl Announce for $event {
+                const NAME: &'static str = $name;
+            }
+        )*
+
+        /// Every event: its name, and how its data is described.
+        pub const ALL: &[(&str, fn(&mut Schema) -> TypeName)] =
+            &[$(($name, |schema| schema.sent::<$event>()),)*];
+    };
+}
+
+events! {
+    "STOP" Stop {}
+    "RESUME" Resume {}
+    "RESET" Reset { guest: bool, reason: ShutdownCause, }
+    "SHUTDOWN" Shutdown { guest: bool, reason: ShutdownCause, }
+    "POWERDOWN" Powerdown {}
+    "BLOCK_IO_ERROR" BlockIoError {
+        qom_path: String,
+        device: String,
+        operation: IoOperation,
+        action: BlockErrorAction,
+        nospace: bool,
+        reason: String,
+    }
+    "MIGRATION" Migration { status: MigrationStatus, }
+    "MIGRATION_PASS" MigrationPass { pass: u64, }
+}
+
+/// QAPI `IoOperationType`.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum IoOperation {
+    Read,
+    Write,
+}
+
+/// QAPI `BlockErrorAction`.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum BlockErrorAction {
+    Ignore,
+    Report,
+    Stop,
+}
+
 /// The event that announces what the machine told, if clients are told of it at all.
 pub fn of(event: &VmEvent) -> Option<Event> {
-    let (name, data) = match event {
-        VmEvent::Stop => ("STOP", None),
-        VmEvent::Resume => ("RESUME", None),
-        VmEvent::Reset { cause } => {
-            ("RESET", Some(json!({"guest": cause.by_guest(), "reason": cause})))
-        }
+    Some(match event {
+        VmEvent::Stop => announce(Stop {}),
+        VmEvent::Resume => announce(Resume {}),
+        VmEvent::Reset { cause } => announce(Reset { guest: cause.by_guest(), reason: *cause }),
         VmEvent::Shutdown { cause } => {
-            ("SHUTDOWN", Some(json!({"guest": cause.by_guest(), "reason": cause})))
+            announce(Shutdown { guest: cause.by_guest(), reason: *cause })
         }
-        VmEvent::Powerdown => ("POWERDOWN", None),
-        VmEvent::GuestPanicked { action } => ("GUEST_PANICKED", Some(json!({"action": action}))),
-        VmEvent::BlockIoError(failed) => {
-            let action = match failed.action {
-                ErrorAction::Ignore => "ignore",
-                ErrorAction::Stop => "stop",
-                ErrorAction::Report | ErrorAction::Enospc => "report",
-            };
-            let data = json!({
-                "qom-path": failed.qom_path,
-                "device": failed.drive,
-                "operation": if failed.write { "write" } else { "read" },
-                "action": action,
-                "nospace": failed.error.is_no_space(),
-                "reason": failed.error.to_string(),
-            });
-            ("BLOCK_IO_ERROR", Some(data))
-        }
+        VmEvent::Powerdown => announce(Powerdown {}),
+        VmEvent::BlockIoError(failed) => announce(BlockIoError {
+            qom_path: failed.qom_path.clone(),
+            device: failed.drive.clone(),
+            operation: if failed.write { IoOperation::Write } else { IoOperation::Read },
+            action: match failed.action {
+                ErrorAction::Ignore => BlockErrorAction::Ignore,
+                ErrorAction::Stop => BlockErrorAction::Stop,
+                ErrorAction::Report | ErrorAction::Enospc => BlockErrorAction::Report,
+            },
+            nospace: failed.error.is_no_space(),
+            reason: failed.error.to_string(),
+        }),
         VmEvent::DeviceFailed { .. } | VmEvent::Exit { .. } => return None,
-    };
-    Some(stamped(name, data, SystemTime::now()))
+    })
 }
 
 /// The event that announces what a migration actor told. These are sent only with the capability
 /// `events`.
 pub fn of_migration(event: &MigrationEvent) -> Option<Event> {
-    let (name, data) = match event {
-        MigrationEvent::State { state, .. } => ("MIGRATION", json!({"status": state.status()})),
-        MigrationEvent::Pass(pass) => ("MIGRATION_PASS", json!({"pass": pass})),
-        MigrationEvent::Progress(_) | MigrationEvent::Listening(_) => return None,
-    };
-    Some(stamped(name, Some(data), SystemTime::now()))
+    match event {
+        MigrationEvent::State { state, .. } => Some(announce(Migration { status: state.status() })),
+        MigrationEvent::Pass(pass) => Some(announce(MigrationPass { pass: *pass })),
+        MigrationEvent::Progress(_) | MigrationEvent::Listening(_) => None,
+    }
 }
 
-fn stamped(name: &str, data: Option<Value>, at: SystemTime) -> Event {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut event = json!({
+/// The event as it is sent; one without data has no such member.
+fn announce<A: Announce>(event: A) -> Event {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut message = json!({
         "timestamp": {"seconds": since.as_secs(), "microseconds": since.subsec_micros()},
-        "event": name,
+        "event": A::NAME,
     });
-    if let Some(data) = data {
-        event["data"] = data;
+    if let Ok(Value::Object(data)) = serde_json::to_value(event)
+        && !data.is_empty()
+    {
+        message["data"] = Value::Object(data);
     }
-    Event(Arc::new(event))
+    Event(Arc::new(message))
 }

@@ -100,7 +100,7 @@ impl SetLogMask {
 }
 
 /// What `query-machines` says of a machine type.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MachineType {
     pub hotpluggable_cpus: bool,

@@ -12,5 +12,6 @@ pub mod link;
 pub mod migration;
 pub mod monitor;
 pub mod parser;
+pub mod schema;
 pub mod session;
 pub mod visit;

@@ -32,7 +32,7 @@ const ENCRYPTED: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
 const LEGACY_ENCRYPTED: &str = "Proc-Type: 4,ENCRYPTED";
 
 /// QAPI `QCryptoTLSCredsEndpoint`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Endpoint {
     #[default]

@@ -75,7 +75,7 @@ pub enum Address {
 }
 
 /// QAPI `InetSocketAddress`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct InetAddress {
     pub host: String,
@@ -98,7 +98,7 @@ pub struct InetAddress {
 }
 
 /// QAPI `UnixSocketAddress`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct UnixAddress {
     pub path: PathBuf,
     /// A name without a file.
@@ -110,7 +110,7 @@ pub struct UnixAddress {
 }
 
 /// QAPI `MigrationAddress`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(rename = "union transport", rename_all = "kebab-case")]
 enum MigrationAddress {
     Socket(SocketAddress),
@@ -120,9 +120,9 @@ enum MigrationAddress {
 }
 
 /// QAPI `SocketAddress`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(rename = "union type", rename_all = "kebab-case")]
-enum SocketAddress {
+pub enum SocketAddress {
     Inet(InetAddress),
     Unix(UnixAddress),
     Vsock { cid: String, port: String },
@@ -130,7 +130,7 @@ enum SocketAddress {
 }
 
 /// QAPI `MigrationChannelType`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum ChannelType {
     Main,
@@ -138,7 +138,7 @@ enum ChannelType {
 }
 
 /// QAPI `MigrationChannel`, an argument of `migrate` and `migrate-incoming`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrationChannel {
     channel_type: ChannelType,
@@ -168,7 +168,7 @@ impl Address {
 
     /// The main channel's address in a JSON list of `MigrationChannel`.
     pub fn from_channels(channels: &Value) -> Result<Self, AddressError> {
-        #[derive(Deserialize)]
+        #[derive(Deserialize, schemars::JsonSchema)]
         struct Arguments {
             channels: Vec<MigrationChannel>,
         }

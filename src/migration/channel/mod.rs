@@ -13,7 +13,9 @@ mod file;
 mod listen;
 mod socket;
 
-pub use address::{Address, AddressError, InetAddress, MigrationChannel, UnixAddress};
+pub use address::{
+    Address, AddressError, InetAddress, MigrationChannel, SocketAddress, UnixAddress,
+};
 pub use connect::{ChannelContext, ServerTlsChoice, connect};
 pub use error::ChannelError;
 pub use file::FileAccess;

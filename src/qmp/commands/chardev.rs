@@ -11,7 +11,7 @@ use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
 /// QAPI `ChardevInfo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ChardevInfo {
     pub frontend_open: bool,
@@ -20,7 +20,7 @@ pub struct ChardevInfo {
 }
 
 /// `query-chardev`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryChardev {}
 
 impl Command for QueryChardev {
@@ -50,7 +50,7 @@ impl Command for QueryChardev {
 }
 
 /// QAPI `DataFormat`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataFormat {
     #[default]
@@ -73,7 +73,7 @@ fn ring<'a>(
 }
 
 /// `ringbuf-write`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct RingbufWrite {
     pub device: String,
     pub data: String,
@@ -97,7 +97,7 @@ impl Command for RingbufWrite {
 }
 
 /// `ringbuf-read`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct RingbufRead {
     pub device: String,
     pub size: i64,
@@ -122,7 +122,7 @@ impl Command for RingbufRead {
 }
 
 /// `chardev-send-break`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct ChardevSendBreak {
     pub id: String,
 }

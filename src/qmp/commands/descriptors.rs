@@ -16,7 +16,7 @@ impl From<DescriptorError> for QmpError {
 }
 
 /// `getfd`: keep what is passed under a name, for `migrate fd:NAME` and its like.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct Getfd {
     pub fdname: String,
 }
@@ -33,7 +33,7 @@ impl Command for Getfd {
 }
 
 /// `closefd`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct Closefd {
     pub fdname: String,
 }
@@ -49,7 +49,7 @@ impl Command for Closefd {
 }
 
 /// `add-fd`: put what is passed into a set, for `/dev/fdset/N`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct AddFd {
     pub fdset_id: Option<i64>,
@@ -67,7 +67,7 @@ impl Command for AddFd {
 }
 
 /// `remove-fd`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct RemoveFd {
     pub fdset_id: i64,
@@ -85,7 +85,7 @@ impl Command for RemoveFd {
 }
 
 /// `query-fdsets`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryFdsets {}
 
 impl Command for QueryFdsets {

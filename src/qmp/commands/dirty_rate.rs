@@ -22,7 +22,7 @@ use crate::qmp::migration::DirtyRateLink;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// QAPI `TimeUnit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeUnit {
     #[default]
@@ -58,7 +58,7 @@ where
 }
 
 /// `calc-dirty-rate`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CalcDirtyRate {
     pub calc_time: i64,
@@ -85,7 +85,7 @@ impl Command for CalcDirtyRate {
 }
 
 /// QAPI `DirtyRateVcpu`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DirtyRateVcpu {
     pub id: usize,
@@ -93,7 +93,7 @@ pub struct DirtyRateVcpu {
 }
 
 /// QAPI `DirtyRateInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DirtyRateInfo {
     pub status: RateStatus,
@@ -109,7 +109,7 @@ pub struct DirtyRateInfo {
 }
 
 /// `query-dirty-rate`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct QueryDirtyRate {
     pub calc_time_unit: Option<TimeUnit>,
@@ -154,7 +154,7 @@ async fn may_limit(services: &Services, verb: &str) -> Result<(), QmpError> {
 }
 
 /// `set-vcpu-dirty-limit`. QEMU has it only with KVM's dirty ring; here harts count what they write.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SetVcpuDirtyLimit {
     pub cpu_index: Option<i64>,
@@ -175,7 +175,7 @@ impl Command for SetVcpuDirtyLimit {
 }
 
 /// `cancel-vcpu-dirty-limit`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CancelVcpuDirtyLimit {
     pub cpu_index: Option<i64>,
@@ -195,7 +195,7 @@ impl Command for CancelVcpuDirtyLimit {
 }
 
 /// QAPI `DirtyLimitInfo`, in MiB/s.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DirtyLimitInfo {
     pub cpu_index: usize,
@@ -204,7 +204,7 @@ pub struct DirtyLimitInfo {
 }
 
 /// `query-vcpu-dirty-limit`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryVcpuDirtyLimit {}
 
 impl Command for QueryVcpuDirtyLimit {

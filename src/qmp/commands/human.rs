@@ -12,7 +12,7 @@ use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
 /// `human-monitor-command`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct HumanMonitorCommand {
     command_line: String,

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::qmp::command::{Command, Empty, REGISTRY};
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
+use crate::qmp::schema::{SCHEMA, SchemaInfo};
 
 /// QAPI `QMPCapability`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum QmpCapability {
     Oob,
@@ -17,7 +18,7 @@ pub enum QmpCapability {
 
 /// `qmp_capabilities`. A session carries it out itself while it negotiates; afterwards it comes
 /// here.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QmpCapabilities {
     pub enable: Option<Vec<QmpCapability>>,
 }
@@ -32,7 +33,7 @@ impl Command for QmpCapabilities {
 }
 
 /// QAPI `VersionTriple`.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, schemars::JsonSchema)]
 pub struct VersionTriple {
     pub major: u32,
     pub minor: u32,
@@ -40,7 +41,7 @@ pub struct VersionTriple {
 }
 
 /// QAPI `VersionInfo`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 pub struct VersionInfo {
     pub qemu: VersionTriple,
     pub package: &'static str,
@@ -59,7 +60,7 @@ impl std::fmt::Display for VersionTriple {
 }
 
 /// `query-version`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryVersion {}
 
 impl Command for QueryVersion {
@@ -72,13 +73,13 @@ impl Command for QueryVersion {
 }
 
 /// QAPI `CommandInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct CommandInfo {
     pub name: &'static str,
 }
 
 /// `query-commands`, answered from the registry.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryCommands {}
 
 impl Command for QueryCommands {
@@ -87,5 +88,18 @@ impl Command for QueryCommands {
 
     async fn run(self, _: &Arc<Services>) -> Result<Vec<CommandInfo>, QmpError> {
         Ok(REGISTRY.iter().map(|entry| CommandInfo { name: entry.name }).collect())
+    }
+}
+
+/// `query-qmp-schema`, made from the types of the commands and events.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QueryQmpSchema {}
+
+impl Command for QueryQmpSchema {
+    const NAME: &'static str = "query-qmp-schema";
+    type Return = Vec<SchemaInfo>;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Vec<SchemaInfo>, QmpError> {
+        Ok(SCHEMA.clone())
     }
 }

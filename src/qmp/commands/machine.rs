@@ -12,14 +12,14 @@ use crate::qmp::error::QmpError;
 use crate::qmp::link::{MachineType, Services};
 
 /// QAPI `NameInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct NameInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
 /// `query-name`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryName {}
 
 impl Command for QueryName {
@@ -32,14 +32,14 @@ impl Command for QueryName {
 }
 
 /// QAPI `UuidInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct UuidInfo {
     #[serde(rename = "UUID")]
     pub uuid: String,
 }
 
 /// `query-uuid`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryUuid {}
 
 impl Command for QueryUuid {
@@ -52,14 +52,14 @@ impl Command for QueryUuid {
 }
 
 /// QAPI `KvmInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct KvmInfo {
     pub enabled: bool,
     pub present: bool,
 }
 
 /// `query-kvm`: never, on this emulator.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryKvm {}
 
 impl Command for QueryKvm {
@@ -72,7 +72,7 @@ impl Command for QueryKvm {
 }
 
 /// QAPI `TargetInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct TargetInfo {
     pub arch: &'static str,
 }
@@ -81,7 +81,7 @@ pub struct TargetInfo {
 pub const TARGET: &str = "riscv64";
 
 /// `query-target`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryTarget {}
 
 impl Command for QueryTarget {
@@ -94,7 +94,7 @@ impl Command for QueryTarget {
 }
 
 /// `query-machines`. The member `compat-props` waits for machine versions.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryMachines {}
 
 impl Command for QueryMachines {
@@ -107,14 +107,14 @@ impl Command for QueryMachines {
 }
 
 /// QAPI `CurrentMachineParams`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CurrentMachineParams {
     pub wakeup_suspend_support: bool,
 }
 
 /// `query-current-machine`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryCurrentMachine {}
 
 impl Command for QueryCurrentMachine {
@@ -127,14 +127,14 @@ impl Command for QueryCurrentMachine {
 }
 
 /// QAPI `CpuInstanceProperties`, as far as `virt` has them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CpuInstanceProperties {
     pub core_id: u32,
 }
 
 /// QAPI `CpuInfoFast`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct CpuInfoFast {
     pub thread_id: u32,
@@ -145,7 +145,7 @@ pub struct CpuInfoFast {
 }
 
 /// `query-cpus-fast`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryCpusFast {}
 
 impl Command for QueryCpusFast {

@@ -15,7 +15,7 @@ use crate::qmp::link::Services;
 const CHUNK: u64 = 64 << 10;
 
 /// `memsave`: virtual memory.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Memsave {
     pub val: u64,
@@ -37,7 +37,7 @@ impl Command for Memsave {
 }
 
 /// `pmemsave`: physical memory.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct Pmemsave {
     pub val: u64,
     pub size: u64,

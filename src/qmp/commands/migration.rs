@@ -16,7 +16,7 @@ use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
 /// `query-migrate`: from the cache, whatever has become of the actors.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryMigrate {}
 
 impl Command for QueryMigrate {
@@ -30,7 +30,7 @@ impl Command for QueryMigrate {
 }
 
 /// `migrate_cancel`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct MigrateCancel {}
 
 impl Command for MigrateCancel {
@@ -53,7 +53,7 @@ impl Command for MigrateCancel {
 }
 
 /// `migrate-continue`: out of the state that is named, which is the one that it must be in.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct MigrateContinue {
     pub state: MigrationStatus,
 }
@@ -82,7 +82,7 @@ impl Command for MigrateContinue {
 }
 
 /// `migrate-start-postcopy`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct MigrateStartPostcopy {}
 
 impl Command for MigrateStartPostcopy {
@@ -110,7 +110,7 @@ impl Command for MigrateStartPostcopy {
 }
 
 /// `migrate-pause`: of a postcopy, at either end.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct MigratePause {}
 
 impl Command for MigratePause {
@@ -140,7 +140,7 @@ impl Command for MigratePause {
 }
 
 /// QAPI `MigrationThreadInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrationThreadInfo {
     pub name: String,
@@ -149,7 +149,7 @@ pub struct MigrationThreadInfo {
 
 /// `query-migrationthreads`: those that send pages. The actors share the process' arbiters: none
 /// has a thread of its own.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryMigrationThreads {}
 
 impl Command for QueryMigrationThreads {
@@ -167,7 +167,7 @@ impl Command for QueryMigrationThreads {
 
 /// `announce-self`: QAPI `AnnounceParameters`. The machine has no network interface that could
 /// announce itself, so there is nothing to be sent.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct AnnounceSelf {
     #[serde(rename = "initial")]
     _initial: i64,

@@ -17,14 +17,14 @@ use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
 /// QAPI `MigrationCapabilityStatus`.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, schemars::JsonSchema)]
 pub struct MigrationCapabilityStatus {
     pub capability: Capability,
     pub state: bool,
 }
 
 /// `query-migrate-capabilities`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryMigrateCapabilities {}
 
 impl Command for QueryMigrateCapabilities {
@@ -43,7 +43,7 @@ impl Command for QueryMigrateCapabilities {
 }
 
 /// `migrate-set-capabilities`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct MigrateSetCapabilities {
     pub capabilities: Vec<MigrationCapabilityStatus>,
 }
@@ -83,7 +83,7 @@ impl Command for MigrateSetCapabilities {
 }
 
 /// `query-migrate-parameters`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryMigrateParameters {}
 
 impl Command for QueryMigrateParameters {
@@ -96,7 +96,7 @@ impl Command for QueryMigrateParameters {
 }
 
 /// `migrate-set-parameters`: QAPI `MigrateSetParameters`, in its order.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrateSetParameters {
     pub announce_initial: Option<u64>,

@@ -23,7 +23,7 @@ const NON_MIGRATABLE: &str = "non-migratable device: ";
 const LOOK_UP: u32 = 6;
 
 /// `migrate`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 pub struct Migrate {
     pub uri: Option<String>,
     pub channels: Option<Vec<MigrationChannel>>,
@@ -73,7 +73,7 @@ impl Command for Migrate {
 }
 
 /// `migrate-incoming`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct MigrateIncoming {
     pub uri: Option<String>,
@@ -133,7 +133,7 @@ fn already_started() -> QmpError {
 }
 
 /// `migrate-recover`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct MigrateRecover {
     pub uri: String,
 }

@@ -20,7 +20,7 @@ impl From<ObjectError> for QmpError {
 }
 
 /// `object-add`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct ObjectAdd(pub ObjectOptions);
 
@@ -40,7 +40,7 @@ impl Command for ObjectAdd {
 }
 
 /// `object-del`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct ObjectDel {
     pub id: String,
 }

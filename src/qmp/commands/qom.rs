@@ -68,7 +68,7 @@ fn parent_of_model(name: &str) -> &'static str {
 }
 
 /// QAPI `ObjectTypeInfo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct ObjectTypeInfo {
     pub name: &'static str,
     #[serde(rename = "abstract", skip_serializing_if = "std::ops::Not::not")]
@@ -100,7 +100,7 @@ fn derived(types: &[ObjectTypeInfo], ancestor: &str) -> Vec<ObjectTypeInfo> {
 }
 
 /// `qom-list-types`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QomListTypes {
     implements: Option<String>,
     r#abstract: Option<bool>,

@@ -10,14 +10,14 @@ use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
 /// QAPI `StatusInfo`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct StatusInfo {
     pub status: vm::RunState,
     pub running: bool,
 }
 
 /// `query-status`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct QueryStatus {}
 
 impl Command for QueryStatus {
@@ -32,7 +32,7 @@ impl Command for QueryStatus {
 }
 
 /// `stop`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct Stop {}
 
 impl Command for Stop {
@@ -46,7 +46,7 @@ impl Command for Stop {
 }
 
 /// `cont`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct Cont {}
 
 impl Command for Cont {
@@ -60,7 +60,7 @@ impl Command for Cont {
 }
 
 /// `system_reset`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct SystemReset {}
 
 impl Command for SystemReset {
@@ -75,7 +75,7 @@ impl Command for SystemReset {
 }
 
 /// `system_powerdown`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct SystemPowerdown {}
 
 impl Command for SystemPowerdown {
@@ -89,7 +89,7 @@ impl Command for SystemPowerdown {
 }
 
 /// `quit`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct Quit {}
 
 impl Command for Quit {
@@ -105,7 +105,7 @@ impl Command for Quit {
 }
 
 /// `set-action`. There is no watchdog yet, so `watchdog` is not among the arguments.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct SetAction {
     reboot: Option<vm::RebootAction>,
     shutdown: Option<vm::ShutdownAction>,

@@ -1,0 +1,199 @@
+//! `query-qmp-schema` against QEMU's: what we list is QEMU's, member for member, but for the
+//! deviations named here.
+
+mod oracle;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use understudy::qmp::command::REGISTRY;
+use understudy::qmp::schema::SCHEMA;
+
+/// What differs, and why.
+const DEVIATIONS: &[(&str, &str)] = &[];
+
+/// Entries by name.
+struct Schema(HashMap<String, Value>);
+
+impl Schema {
+    fn new(entries: Vec<Value>) -> Self {
+        let name = |entry: &Value| entry["name"].as_str().expect("a name").to_owned();
+        Self(entries.into_iter().map(|entry| (name(&entry), entry)).collect())
+    }
+
+    fn get(&self, name: &Value) -> &Value {
+        let name = name.as_str().unwrap_or_else(|| panic!("no name: {name}"));
+        self.0.get(name).unwrap_or_else(|| panic!("no entry {name}"))
+    }
+}
+
+fn theirs() -> Option<Schema> {
+    let mut qemu = oracle::qemu()?;
+    qemu.args(["-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"]);
+    let mut qemu = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("QEMU starts");
+    let mut to = qemu.stdin.take().expect("a pipe");
+    let mut lines = BufReader::new(qemu.stdout.take().expect("a pipe")).lines();
+    let mut reply = || -> Value {
+        let line = lines.next().expect("a reply").expect("a line");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    reply();
+    let mut ask = |command: &str| {
+        writeln!(to, "{}", json!({"execute": command})).expect("a pipe");
+        reply()["return"].take()
+    };
+    ask("qmp_capabilities");
+    let schema = ask("query-qmp-schema");
+    ask("quit");
+    qemu.wait().expect("QEMU ends");
+    Some(Schema::new(schema.as_array().expect("a list").clone()))
+}
+
+fn ours() -> Schema {
+    let entry = |entry| serde_json::to_value(entry).expect("JSON");
+    Schema::new(SCHEMA.iter().map(entry).collect())
+}
+
+/// Collects the differences below one command or event.
+struct Comparison<'a> {
+    ours: &'a Schema,
+    theirs: &'a Schema,
+    found: BTreeSet<String>,
+}
+
+impl Comparison<'_> {
+    fn differ(&mut self, path: &str, what: impl std::fmt::Display) {
+        self.found.insert(format!("{path}: {what}"));
+    }
+
+    fn types(&mut self, path: &str, ours: &Value, theirs: &Value) {
+        let (ours, theirs) = (self.ours.get(ours).clone(), self.theirs.get(theirs).clone());
+        if ours["meta-type"] != theirs["meta-type"] {
+            return self.differ(
+                path,
+                format_args!("{} is not {}", ours["meta-type"], theirs["meta-type"]),
+            );
+        }
+        match ours["meta-type"].as_str().expect("a meta-type") {
+            "builtin" if ours["name"] != theirs["name"] => {
+                self.differ(path, format_args!("{} is not {}", ours["name"], theirs["name"]));
+            }
+            "array" => {
+                self.types(&format!("{path}[]"), &ours["element-type"], &theirs["element-type"]);
+            }
+            "enum" => {
+                let known = theirs["values"].as_array().expect("values");
+                let lacking = |value: &&Value| !ours["values"].as_array().unwrap().contains(value);
+                for value in ours["values"].as_array().expect("values") {
+                    if !known.contains(value) {
+                        self.differ(path, format_args!("has value {value}"));
+                    }
+                }
+                for value in known.iter().filter(lacking) {
+                    self.differ(path, format_args!("lacks value {value}"));
+                }
+            }
+            "object" => self.objects(path, &ours, &theirs),
+            _ => {}
+        }
+    }
+
+    fn objects(&mut self, path: &str, ours: &Value, theirs: &Value) {
+        let member = |of: &Value, name: &Value| {
+            let members = of["members"].as_array().expect("members");
+            members.iter().find(|member| member["name"] == *name).cloned()
+        };
+        for mine in ours["members"].as_array().expect("members") {
+            let name = &mine["name"];
+            let Some(their) = member(theirs, name) else {
+                self.differ(path, format_args!("has member {name}"));
+                continue;
+            };
+            let at = format!("{path}.{}", name.as_str().expect("a name"));
+            if mine.get("default").is_some() != their.get("default").is_some() {
+                self.differ(&at, "may be left out on one side only");
+            }
+            self.types(&at, &mine["type"], &their["type"]);
+        }
+        for their in theirs["members"].as_array().expect("members") {
+            if member(ours, &their["name"]).is_none() {
+                self.differ(path, format_args!("lacks member {}", their["name"]));
+            }
+        }
+        if ours.get("tag") != theirs.get("tag") {
+            return self.differ(path, "is a union by another member");
+        }
+        let none = Vec::new();
+        let variants = |of: &Value| of["variants"].as_array().unwrap_or(&none).clone();
+        let (mine, their) = (variants(ours), variants(theirs));
+        let case = |of: &[Value], case: &Value| of.iter().find(|v| v["case"] == *case).cloned();
+        for variant in &mine {
+            let at = format!("{path}({})", variant["case"].as_str().expect("a case"));
+            match case(&their, &variant["case"]) {
+                Some(their) => self.types(&at, &variant["type"], &their["type"]),
+                None if self.is_empty(&variant["type"]) => {}
+                None => self.differ(&at, "has members"),
+            }
+        }
+    }
+
+    fn is_empty(&self, name: &Value) -> bool {
+        self.ours.get(name)["members"].as_array().is_some_and(Vec::is_empty)
+    }
+}
+
+#[test]
+fn ours_is_a_part_of_qemus() {
+    let ours = ours();
+    let Some(theirs) = theirs() else { return };
+    let mut found = BTreeSet::new();
+    for (name, mine) in &ours.0 {
+        let is_named = matches!(mine["meta-type"].as_str(), Some("command" | "event"));
+        if !is_named {
+            continue;
+        }
+        let Some(their) = theirs.0.get(name) else {
+            found.insert(format!("{name}: is not QEMU's"));
+            continue;
+        };
+        let mut comparison = Comparison { ours: &ours, theirs: &theirs, found: BTreeSet::new() };
+        comparison.types(name, &mine["arg-type"], &their["arg-type"]);
+        if mine["meta-type"] == "command" {
+            comparison.types(&format!("{name}="), &mine["ret-type"], &their["ret-type"]);
+        }
+        if mine.get("allow-oob") != their.get("allow-oob") {
+            comparison.differ(name, "is executed out of band on one side only");
+        }
+        found.append(&mut comparison.found);
+    }
+    let expected: BTreeSet<String> =
+        DEVIATIONS.iter().map(|(what, _)| (*what).to_owned()).collect();
+    let new: Vec<_> = found.difference(&expected).collect();
+    let gone: Vec<_> = expected.difference(&found).collect();
+    assert!(new.is_empty() && gone.is_empty(), "deviations\n{new:#?}\nno longer\n{gone:#?}");
+}
+
+/// Every name that an entry mentions has an entry.
+#[test]
+fn it_is_whole() {
+    let ours = ours();
+    for entry in &*REGISTRY {
+        assert_eq!(ours.0[entry.name]["meta-type"], "command", "{}", entry.name);
+    }
+    for entry in ours.0.values() {
+        for key in ["arg-type", "ret-type", "element-type"] {
+            if let Some(name) = entry.get(key) {
+                ours.get(name);
+            }
+        }
+        for list in ["members", "variants"] {
+            for part in entry.get(list).and_then(Value::as_array).into_iter().flatten() {
+                if let Some(name) = part.get("type") {
+                    ours.get(name);
+                }
+            }
+        }
+    }
+}
