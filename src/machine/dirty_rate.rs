@@ -27,7 +27,9 @@ const SAMPLES: std::ops::RangeInclusive<i64> = 128..=16_384;
 const USUAL_SAMPLES: u64 = 512;
 
 /// QAPI `DirtyRateMeasureMode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum MeasureMode {
     /// Pages here and there are compared with what they held before.
@@ -51,7 +53,7 @@ impl MeasureMode {
 }
 
 /// QAPI `DirtyRateStatus`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RateStatus {
     #[default]

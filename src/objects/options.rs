@@ -25,7 +25,7 @@ pub enum ObjectOptions {
     RngBuiltin(NoOptions),
     RngRandom(RandomOptions),
     Secret(SecretOptions),
-    TlsCredsAnon(X509Options),
+    TlsCredsAnon(AnonOptions),
     TlsCredsPsk(PskOptions),
     #[serde(rename = "tls-creds-x509")]
     TlsCredsX509(X509Options),
@@ -88,6 +88,17 @@ pub struct X509Options {
     pub priority: Option<String>,
     pub sanity_check: Option<bool>,
     pub passwordid: Option<String>,
+}
+
+/// QAPI `TlsCredsAnonProperties`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct AnonOptions {
+    pub id: String,
+    pub verify_peer: Option<bool>,
+    pub dir: Option<String>,
+    pub endpoint: Option<Endpoint>,
+    pub priority: Option<String>,
 }
 
 /// QAPI `TlsCredsPskProperties`.

@@ -19,6 +19,8 @@ pub type TypeName = String;
 
 /// What a union's Rust name begins with; the name of its tag follows (see `visit`).
 const UNION: &str = "union ";
+/// What an alternate's begins with.
+pub const ALTERNATE: &str = "alternate ";
 
 /// QAPI `SchemaInfo`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -49,6 +51,9 @@ pub enum Entity {
         #[serde(skip_serializing_if = "Option::is_none")]
         variants: Option<Vec<Variant>>,
     },
+    Alternate {
+        members: Vec<AlternateMember>,
+    },
     Command {
         arg_type: TypeName,
         ret_type: TypeName,
@@ -76,6 +81,13 @@ pub enum JsonType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct EnumMember {
     pub name: String,
+}
+
+/// QAPI `SchemaInfoAlternateMember`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct AlternateMember {
+    #[serde(rename = "type")]
+    pub type_name: TypeName,
 }
 
 /// QAPI `SchemaInfoObjectMember`.
@@ -216,6 +228,12 @@ impl<'a> Reader<'a> {
         }
         if let Some(alternatives) = schema.get("oneOf").and_then(Value::as_array) {
             return self.union(name, schema, alternatives);
+        }
+        if name.starts_with(ALTERNATE) {
+            let kinds = schema.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+            let members = kinds.map(|kind| AlternateMember { type_name: self.type_of("", kind) });
+            let members = members.collect();
+            return self.schema.named(Entity::Alternate { members });
         }
         if let Some(present) = nullable(schema) {
             return self.type_of(name, present);

@@ -22,7 +22,9 @@ use crate::qmp::migration::DirtyRateLink;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// QAPI `TimeUnit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeUnit {
     #[default]

@@ -74,11 +74,15 @@ impl Command for QueryKvm {
 /// QAPI `TargetInfo`.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct TargetInfo {
-    pub arch: &'static str,
+    pub arch: SysEmuTarget,
 }
 
-/// The only target.
-pub const TARGET: &str = "riscv64";
+/// QAPI `SysEmuTarget`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SysEmuTarget {
+    Riscv64,
+}
 
 /// `query-target`.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -89,7 +93,7 @@ impl Command for QueryTarget {
     type Return = TargetInfo;
 
     async fn run(self, _: &Arc<Services>) -> Result<TargetInfo, QmpError> {
-        Ok(TargetInfo { arch: TARGET })
+        Ok(TargetInfo { arch: SysEmuTarget::Riscv64 })
     }
 }
 
@@ -141,7 +145,7 @@ pub struct CpuInfoFast {
     pub props: CpuInstanceProperties,
     pub qom_path: String,
     pub cpu_index: u32,
-    pub target: &'static str,
+    pub target: SysEmuTarget,
 }
 
 /// `query-cpus-fast`.
@@ -164,7 +168,7 @@ impl Command for QueryCpusFast {
                 props: CpuInstanceProperties { core_id: cpu.core_id },
                 qom_path,
                 cpu_index: cpu.index,
-                target: TARGET,
+                target: SysEmuTarget::Riscv64,
             }
         };
         Ok(cpus.into_iter().map(describe).collect())

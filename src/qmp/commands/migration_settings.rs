@@ -1,7 +1,9 @@
 //! Capabilities and parameters of migrations.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -15,6 +17,7 @@ use crate::migration::status::ErrorDesc;
 use crate::qmp::command::{Command, Empty};
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
+use crate::qmp::schema::ALTERNATE;
 
 /// QAPI `MigrationCapabilityStatus`.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, schemars::JsonSchema)]
@@ -108,10 +111,13 @@ pub struct MigrateSetParameters {
     pub cpu_throttle_increment: Option<u8>,
     pub cpu_throttle_tailslow: Option<bool>,
     #[serde(deserialize_with = "tls_creds")]
+    #[schemars(with = "Option<StrOrNull>")]
     pub tls_creds: Option<String>,
     #[serde(deserialize_with = "tls_hostname")]
+    #[schemars(with = "Option<StrOrNull>")]
     pub tls_hostname: Option<String>,
     #[serde(deserialize_with = "tls_authz")]
+    #[schemars(with = "Option<StrOrNull>")]
     pub tls_authz: Option<String>,
     pub max_bandwidth: Option<u64>,
     pub avail_switchover_bandwidth: Option<u64>,
@@ -223,6 +229,19 @@ text_or_null! {
     tls_creds "tls-creds";
     tls_hostname "tls-hostname";
     tls_authz "tls-authz";
+}
+
+/// QAPI `StrOrNull`, for the schema.
+struct StrOrNull;
+
+impl JsonSchema for StrOrNull {
+    fn schema_name() -> Cow<'static, str> {
+        format!("{ALTERNATE}StrOrNull").into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "null"}]})
+    }
 }
 
 /// QAPI `StrOrNull`; null stands for the empty string.
