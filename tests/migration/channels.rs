@@ -141,6 +141,8 @@ fn waited_for_from_the_start() {
         }
         let mut destination = Side::start(setup);
         if !stored {
+            // A client may be there before the machine listens.
+            destination.reaches("setup");
             let uri = match destination.query()["socket-address"][0]["port"].as_str() {
                 Some(port) => incoming.replace(":0", &format!(":{port}")),
                 None => format!("unix:{}", destination.machine.path("socket").display()),

@@ -259,7 +259,10 @@ fn a_drive_that_somebody_else_has() {
     let third = guest(&words("theirs")).start();
     assert_eq!(third.qmp("qmp").status(), "running");
     let mut destination = guest(&format!("{} -incoming unix:here", words("theirs"))).start();
-    assert_eq!(destination.qmp("qmp").status(), "inmigrate");
+    let mut other = destination.qmp("qmp");
+    assert_eq!(other.status(), "inmigrate");
+    // A client may be there before the machine listens.
+    poll("a listener", || (other.execute("query-migrate")["status"] == "setup").then_some(()));
 
     let return_path = json!([{"capability": "return-path", "state": true}]);
     qmp.execute_with("migrate-set-capabilities", json!({"capabilities": return_path}));
