@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(actor.send(QueryDirtyRate).await.unwrap(), DirtyRateReport::default());
         tokio::time::pause();
         for (mode, expected) in
-            [(PageSampling, 16..=48), (DirtyBitmap, 32..=32), (DirtyRing, 3..=3)]
+            [(PageSampling, 16..=48), (DirtyBitmap, 30..=32), (DirtyRing, 3..=3)]
         {
             let message = MeasureDirtyRate { samples: None, ..measure(mode) };
             let message = match mode {
@@ -348,7 +348,7 @@ mod tests {
             assert_eq!(actor.send(message).await.unwrap(), Err(RateError::Measuring));
             let value = mode as u8 + 1;
             ram.fill(RAM_BASE, 32 * MIB, value).unwrap();
-            for (hart, pages) in [(0, 256), (1, 512)] {
+            for (hart, pages) in [(0, 300), (1, 600)] {
                 for _ in 0..pages {
                     harts.0[hart].writes.count();
                 }

@@ -306,7 +306,11 @@ pub struct ReleaseDrives;
 /// Have the drives' images: everything has been loaded.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), VmError>")]
-pub struct TakeDrives;
+pub struct TakeDrives {
+    /// What the machine was at the source, if it is to have them only when it runs (capability
+    /// `late-block-activate`).
+    pub only_to_run: Option<RunState>,
+}
 
 /// The machine is handed over: `finish-migrate` becomes `postmigrate`.
 #[derive(Debug, Clone, Copy, Message)]

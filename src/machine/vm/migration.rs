@@ -80,7 +80,12 @@ impl Handler<ReleaseDrives> for Vm {
 impl Handler<TakeDrives> for Vm {
     type Result = AtomicResponse<Self, Result<(), VmError>>;
 
-    fn handle(&mut self, _: TakeDrives, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: TakeDrives, _: &mut Self::Context) -> Self::Result {
+        let stays = |was| was != RunState::Running || !self.run_on_arrival;
+        if message.only_to_run.is_some_and(stays) {
+            // `cont` takes them.
+            return AtomicResponse::new(Box::pin(actix::fut::ready(Ok(()))));
+        }
         let taken = self.take_drives(LET_GO).into_actor(self);
         AtomicResponse::new(Box::pin(taken.map(|taken, vm: &mut Self, _| {
             vm.owns_drives |= taken.is_ok();

@@ -278,7 +278,26 @@ async fn an_incoming_machine_takes_its_drives_once() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
     vm.send(PowerOn { run: true, incoming: true }).await.unwrap().unwrap();
     assert!(m.calls().is_empty());
-    vm.send(TakeDrives).await.unwrap().unwrap();
+    vm.send(TakeDrives { only_to_run: None }).await.unwrap().unwrap();
     vm.send(Arrived { was: RunState::Running }).await.unwrap().unwrap();
     assert_eq!((m.calls(), state(&vm).await), (vec!["take a", "take b"], RunState::Running));
+}
+
+#[actix::test]
+async fn a_machine_that_arrives_stopped_may_leave_its_drives_alone_until_it_runs() {
+    for (run, was, before) in
+        [(true, RunState::Paused, 0), (false, RunState::Running, 0), (true, RunState::Running, 2)]
+    {
+        let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Poweroff);
+        vm.send(PowerOn { run, incoming: true }).await.unwrap().unwrap();
+        vm.send(TakeDrives { only_to_run: Some(was) }).await.unwrap().unwrap();
+        assert_eq!(m.calls().len(), before, "{run} {was:?}");
+        vm.send(Arrived { was }).await.unwrap().unwrap();
+        if before == 0 {
+            assert!(m.calls().is_empty());
+            vm.send(Cont).await.unwrap().unwrap();
+            assert_eq!(m.calls(), ["take a", "take b"]);
+        }
+        assert_eq!(state(&vm).await, RunState::Running);
+    }
 }

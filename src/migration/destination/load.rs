@@ -140,7 +140,9 @@ impl Load {
         match loaded {
             Ok(Loaded::Begun(arrived, shared)) => Ok(Loaded::Begun(arrived, shared)),
             Ok(Loaded::Whole(arrived)) => {
-                let taken = self.runtime.block_on(self.peers.take_drives.send(TakeDrives));
+                let late = self.settings.capabilities.has(Capability::LateBlockActivate);
+                let take = TakeDrives { only_to_run: late.then_some(arrived.was) };
+                let taken = self.runtime.block_on(self.peers.take_drives.send(take));
                 let gone = |_| Err(VmError("the machine has failed".to_owned()));
                 if let Err(VmError(refusal)) = taken.unwrap_or_else(gone) {
                     self.give_up(&refusal);

@@ -44,6 +44,7 @@ impl MachineMemory {
             zero_pages: parameters.zero_page_detection != ZeroPageDetection::None,
             xbzrle: xbzrle.then_some(parameters.xbzrle_cache_size),
             addresses: capabilities.has(Capability::XIgnoreShared),
+            release: capabilities.has(Capability::ReleaseRam),
         };
         let mapped = capabilities.has(Capability::MappedRam);
         OutgoingMemory { memory: self.clone(), options, mapped, saver: None }

@@ -32,6 +32,8 @@ pub struct RamOptions {
     pub xbzrle: Option<u64>,
     /// Each block is sent with its address (capability `x-ignore-shared`).
     pub addresses: bool,
+    /// In a postcopy, memory whose page was sent goes back to the host (capability `release-ram`).
+    pub release: bool,
 }
 
 /// When bytes are sent, for the statistics.
@@ -329,6 +331,14 @@ impl RamSaver {
     }
 
     fn save_page(&mut self, number: usize, offset: u64, out: &mut Vec<u8>) -> Result<(), RamError> {
+        self.put_page(number, offset, out)?;
+        match self.options.release && self.phase == Phase::Postcopy {
+            true => self.blocks[number].block.memory.discard(offset, PAGE as u64),
+            false => Ok(()),
+        }
+    }
+
+    fn put_page(&mut self, number: usize, offset: u64, out: &mut Vec<u8>) -> Result<(), RamError> {
         let memory = &self.blocks[number].block.memory;
         if self.options.zero_pages && memory.is_zero(offset)? {
             self.put_page_head(number, offset, flag::ZERO, out);

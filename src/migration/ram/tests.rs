@@ -137,7 +137,7 @@ proptest! {
     ) {
         let (from, to) = (Memory::new(), Memory::new());
         to.write(0, 100, b"what was there before");
-        let mut saver = from.saver(RamOptions { zero_pages, xbzrle, addresses: false });
+        let mut saver = from.saver(RamOptions { zero_pages, xbzrle, ..RamOptions::default() });
         let mut loader = to.loader();
         let mut out = Vec::new();
         saver.setup(&mut out);
@@ -449,6 +449,27 @@ fn a_greeting_says_which_channel_it_is() {
     let refused = read(b"QEVM\0\0\0\x03", None, 2).unwrap_err();
     assert_eq!(refused, "multifd: received packet magic 5145564d expected 11223344");
     assert!(read(&greeting[..63], None, 3).is_err());
+}
+
+/// In a postcopy a page that was sent is needed no more; before, the machine may go on with it.
+#[test]
+fn memory_is_released_page_by_page_once_it_is_not_needed() {
+    for (release, phase, kept) in [
+        (true, Phase::Precopy, true),
+        (true, Phase::Downtime, true),
+        (false, Phase::Postcopy, true),
+        (true, Phase::Postcopy, false),
+    ] {
+        let memory = Memory::new();
+        memory.write(0, 5, &[9; 3 * PAGE]);
+        let mut saver = memory.saver(RamOptions { release, ..plain() });
+        saver.enter(phase);
+        let mut out = Vec::new();
+        while saver.save_pages(&mut out, 3 * PAGE).unwrap() == Sent::More {}
+        assert_eq!(out.iter().filter(|&&byte| byte == 9).count(), 3 * PAGE);
+        let content = memory.content();
+        assert_eq!(content.iter().flatten().any(|&byte| byte == 9), kept, "{release} {phase:?}");
+    }
 }
 
 fn in_file(file: &std::fs::File, threads: u8) -> MappedFile<'_> {
