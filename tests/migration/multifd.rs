@@ -83,8 +83,11 @@ fn ends_that_differ() {
 
     // Fewer than the destination waits for: a stall that is seen, and ended.
     let mut destination = Side::destination("");
+    source.run("dirty 64 1 16");
     multifd(&mut source, 1, "none");
     multifd(&mut destination, 3, "none");
+    // There is something left to send when it is cancelled.
+    source.set(json!({"max-bandwidth": 1_000_000}));
     let uri = destination.listen_tcp();
     source.migrate(&uri);
     source.reaches("active");
