@@ -398,6 +398,8 @@ impl Hart {
         let start = va & !(self.env.isa.cbo_size - 1);
         match self.place(start, 1, Access::Load) {
             Ok(_) => Ok(()),
+            // Whether it faults shows when the page is there.
+            Err(load) if load.cause == Trap::MISSING => Err(load),
             Err(load) => match self.place(start, 1, Access::Store) {
                 Ok(_) => Ok(()),
                 // Faults are reported as a store's (cause 15 or 7).

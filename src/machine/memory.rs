@@ -231,6 +231,18 @@ impl GuestRam {
         Ok(placed)
     }
 
+    /// These bytes are about to be overwritten, by a reset during a postcopy: what is missing of
+    /// their pages counts as zeroes that have arrived.
+    pub fn forgo(&self, addr: u64, len: u64) -> Result<(), RamError> {
+        self.host_of_any(addr, len)?;
+        if self.presence.is_on() {
+            for page in self.pages(addr, len) {
+                self.place(self.base + page * PAGE_SIZE, None)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Give these bytes' memory (whole pages) back to the host; they read as zero from then on.
     pub fn discard(&self, addr: u64, len: u64) -> Result<(), RamError> {
         self.host(addr, len)?;

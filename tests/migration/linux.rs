@@ -35,28 +35,38 @@ struct Leg {
     capabilities: &'static [&'static str],
     /// Bytes a second; 0 is no limit.
     bandwidth: u64,
+    /// The guest goes before its memory, and loses its line on the way so often.
+    postcopy: Option<u32>,
 }
 
 const fn leg(way: Way, capabilities: &'static [&'static str]) -> Leg {
-    Leg { way, capabilities, bandwidth: 0 }
+    Leg { way, capabilities, bandwidth: 0, postcopy: None }
 }
 
-const LEGS: [Leg; 8] = [
+const fn postcopy(way: Way, losses: u32) -> Leg {
+    Leg { way, capabilities: &["postcopy-ram"], bandwidth: 50_000_000, postcopy: Some(losses) }
+}
+
+const LEGS: [Leg; 11] = [
     leg(Way::Tcp, &["return-path"]),
     Leg {
         way: Way::Unix,
         capabilities: &["xbzrle", "auto-converge", "return-path"],
         bandwidth: 100_000_000,
+        postcopy: None,
     },
     leg(Way::Exec, &[]),
     leg(Way::Fd, &["return-path"]),
     leg(Way::File, &[]),
     leg(Way::Tls, &["return-path", "switchover-ack"]),
+    postcopy(Way::Tcp, 0),
     leg(Way::Tcp, &["multifd", "return-path"]),
+    postcopy(Way::Tcp, 2),
+    postcopy(Way::Tls, 0),
     leg(Way::Tcp, &[]),
 ];
-const CAPABILITIES: [&str; 5] =
-    ["xbzrle", "auto-converge", "return-path", "switchover-ack", "multifd"];
+const CAPABILITIES: [&str; 6] =
+    ["xbzrle", "auto-converge", "return-path", "switchover-ack", "multifd", "postcopy-ram"];
 
 /// Where the guest is.
 struct Here {
@@ -185,6 +195,18 @@ impl Journey {
         if let Some(proxy) = &proxy {
             source.migrate(&proxy.uri);
         }
+        if let Some(losses) = leg.postcopy {
+            source.reaches("active");
+            // Slow enough to be interrupted.
+            source.set(json!({"max-postcopy-bandwidth": if losses > 0 { 1_000_000 } else { 0 }}));
+            source.qmp.execute("migrate-start-postcopy");
+            for loss in 0..losses {
+                lose(&mut source, &mut destination, loss);
+                // What was on its way is sent again.
+                proxy = None;
+            }
+            source.set(json!({"max-postcopy-bandwidth": 0}));
+        }
         let info = source.reaches("completed");
         destination.reaches("completed");
         assert_eq!(source.qmp.status(), "postmigrate");
@@ -199,7 +221,9 @@ impl Journey {
 
         self.ticked(ticks);
         let downtime = info["downtime"].as_u64().expect("milliseconds");
-        self.crossing = Some((leg, Duration::from_millis(downtime)));
+        // A guest that has lost its line waits for it.
+        let crossing = Some((leg, Duration::from_millis(downtime)));
+        self.crossing = crossing.filter(|_| leg.postcopy.unwrap_or(0) == 0);
         self.moves += 1;
         self.counts = load::counts(&mut Shell(&mut destination.serial), &self.counts);
         Here { side: destination, ticks: new_ticks }
@@ -219,8 +243,9 @@ impl Journey {
         }
         // Noise cannot be packed: it is in the stream whole.
         assert!(number("transferred") > 60 << 20, "{leg:?}: {info}");
-        let parts = number("precopy-bytes") + number("downtime-bytes");
-        assert_eq!(number("transferred"), parts, "{leg:?}: {info}");
+        let parts = ["precopy-bytes", "downtime-bytes", "postcopy-bytes"].map(number);
+        assert_eq!(number("transferred"), parts.iter().sum::<u64>(), "{leg:?}: {info}");
+        assert_eq!(leg.postcopy.is_some(), number("postcopy-bytes") > 0, "{leg:?}: {info}");
         assert_eq!(number("normal-bytes"), number("normal") * 4096, "{leg:?}: {info}");
         assert_eq!(number("remaining"), 0, "{leg:?}: {info}");
         assert!(number("total") > 256 << 20, "{leg:?}: {info}");
@@ -278,6 +303,33 @@ impl Journey {
         self.end(here);
         eprintln!("{} moves, longest downtime {:?}", self.moves, self.longest);
     }
+}
+
+/// The line of a postcopy is lost while the guest runs, and another is found. Meanwhile both
+/// machines can be talked to, and the guest can be stopped.
+fn lose(source: &mut Side, destination: &mut Side, loss: u32) {
+    for side in [&mut *source, &mut *destination] {
+        side.reaches("postcopy-active");
+    }
+    let paused = if loss.is_multiple_of(2) { &mut *source } else { &mut *destination };
+    paused.qmp.execute("migrate-pause");
+    for side in [&mut *source, &mut *destination] {
+        let info = side.reaches("postcopy-paused");
+        assert!(info["error-desc"].is_string(), "{info}");
+    }
+    destination.qmp.execute("query-cpus-fast");
+    destination.qmp.execute("stop");
+    let human = |line: &str| json!({"command-line": line});
+    for line in ["info registers", "x /4x $sp", "xp /4x 0x80200000"] {
+        let text = destination.qmp.execute_with("human-monitor-command", human(line));
+        assert!(!text.as_str().expect("text").is_empty(), "{line}");
+    }
+    destination.qmp.execute("cont");
+    let uri = json!({"uri": "tcp:127.0.0.1:0"});
+    destination.qmp.execute_with("migrate-recover", uri);
+    let port = destination.query()["socket-address"][0]["port"].as_str().map(str::to_owned);
+    let uri = format!("tcp:127.0.0.1:{}", port.expect("a port"));
+    source.qmp.execute_with("migrate", json!({"uri": uri, "resume": true}));
 }
 
 #[test]

@@ -389,6 +389,7 @@ impl BootPlan {
     /// Copy everything into RAM.
     pub fn install(&self, ram: &GuestRam) -> Result<(), LoadError> {
         for blob in self.values.iter().chain(&self.blobs).chain(&self.patches) {
+            ram.forgo(blob.addr, blob.mem_size)?;
             ram.write(blob.addr, &blob.bytes)?;
             let zeroes = blob.mem_size - blob.bytes.len() as u64;
             ram.fill(blob.addr + blob.bytes.len() as u64, zeroes, 0)?;

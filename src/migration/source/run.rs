@@ -94,6 +94,8 @@ struct Line {
     /// Its end says whether what was written has arrived; a socket's does not: the destination may
     /// have loaded everything and be gone.
     end_tells: bool,
+    /// The destination has said that its migration has ended, and not well.
+    given_up: bool,
 }
 
 impl Line {
@@ -104,7 +106,16 @@ impl Line {
         let end_tells = kept.contains(&channel.kind());
         let (from, to) = channel.split();
         let back = listens.map(|bitmap_max| listen(from, bitmap_max));
-        Self { to, control, back, early: VecDeque::new(), pace: Pace::new(), end_tells }
+        let (early, pace) = (VecDeque::new(), Pace::new());
+        Self { to, control, back, early, pace, end_tells, given_up: false }
+    }
+
+    /// A message of the return path; a refusal is the error.
+    fn judged(&mut self, back: Option<Back>) -> Result<ReturnMessage, ErrorDesc> {
+        if let Some(Back::Message(ReturnMessage::Shut(value))) = &back {
+            self.given_up |= *value != 0;
+        }
+        judged(back)
     }
 }
 
@@ -627,7 +638,7 @@ impl Run {
             }
             let back = line.back.as_mut().ok_or_else(no_line)?;
             match tokio::time::timeout_at(tick, back.recv()).await {
-                Ok(heard) => return judged(heard),
+                Ok(heard) => return line.judged(heard),
                 Err(_) => self.tick(memory),
             }
         }

@@ -262,6 +262,21 @@ impl Told {
         panic!("no {status}: {:?}", states_of(&self.seen));
     }
 
+    /// Wait for one of these states, and forget it and what was before; it.
+    pub async fn next(&mut self, statuses: &[MigrationStatus]) -> MigrationState {
+        for _ in 0..2000 {
+            self.seen.extend(self.events.take());
+            let states = states_of(&self.seen);
+            if let Some(found) = states.iter().find(|s| statuses.contains(&s.status())) {
+                let found = found.clone();
+                self.clear();
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("none of {statuses:?}: {:?}", states_of(&self.seen));
+    }
+
     /// The last figures.
     pub fn progress(&mut self) -> Progress {
         self.seen.extend(self.events.take());
@@ -315,6 +330,12 @@ struct Shared<T>(Arc<T>);
 impl Connect for Shared<Mutex<Option<Line>>> {
     fn connect(&self, address: &Address, settings: &Settings) -> Opening {
         self.0.connect(address, settings)
+    }
+}
+
+impl Listen for Shared<Mutex<Option<Line>>> {
+    fn listen(&self, address: &Address, settings: LiveSettings) -> Listening {
+        self.0.listen(address, settings)
     }
 }
 
@@ -375,6 +396,7 @@ pub(super) fn source_of(line: Line, machine: Option<MachineMemory>) -> SourceRig
 pub(super) struct DestinationRig {
     pub actor: Addr<MigrationDestination>,
     pub told: Told,
+    pub line: Arc<Mutex<Option<Line>>>,
     /// Why drives are not to be had.
     pub taken: Refusal,
     pub released: Probe<ReleaseDrives>,
@@ -399,13 +421,14 @@ pub(super) fn destination_of(
     let take: Probe<TakeDrives> = Probe::answering(move |_| answer(&refusal));
     let released: Probe<ReleaseDrives> = Probe::answering(|_| Ok(()));
     let exited = Probe::new();
+    let line = Arc::new(Mutex::new(Some(line)));
     let peers = DestinationPeers {
         events: told.events.recipient(),
         take_drives: take.recipient(),
         release_drives: released.recipient(),
         arrived: arrived.recipient(),
         exit: exited.outlet(),
-        listen: Box::new(Mutex::new(Some(line))),
+        listen: Box::new(Shared(Arc::clone(&line))),
         memory: Box::new(move |settings| {
             if let Some(memory) = &memory {
                 return Box::new(memory.incoming(settings));
@@ -417,5 +440,5 @@ pub(super) fn destination_of(
         uuid: [7; 16],
     };
     let actor = MigrationDestination::new(peers).start();
-    DestinationRig { actor, told, taken, released, arrived, exited }
+    DestinationRig { actor, told, line, taken, released, arrived, exited }
 }

@@ -4,4 +4,5 @@ mod destination;
 mod mapped;
 mod mocks;
 mod multifd;
+mod postcopy;
 mod source;

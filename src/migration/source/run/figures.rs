@@ -127,9 +127,10 @@ impl Run {
         match self.hold.was() {
             None => ram.precopy_bytes = transferred,
             Some(_) if let Some(begun) = figures.postcopy => {
-                ram.precopy_bytes = self.reporter.last.lock().progress.ram.precopy_bytes;
+                let before = self.reporter.last.lock().progress.ram.precopy_bytes;
+                ram.precopy_bytes = before;
+                ram.downtime_bytes = begun.saturating_sub(before);
                 ram.postcopy_bytes = transferred.saturating_sub(begun);
-                ram.downtime_bytes = 0;
             }
             Some(_) => {
                 let before = self.reporter.last.lock().progress.ram.precopy_bytes;

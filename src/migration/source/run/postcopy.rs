@@ -2,7 +2,8 @@
 //! it asks for first. A channel that is lost pauses the migration, and another one resumes it.
 //!
 //! The last byte of the package with the devices is the point of no return. Up to there a failure
-//! leaves the machine here, as ever. From there on neither side is whole without the other: nothing
+//! leaves the machine here, as ever; so does a destination that says that it could not load the
+//! package. From there on neither side is whole without the other: nothing
 //! but success ends the work, and every failure, any number of times, leads back to
 //! `postcopy-paused`. What was on its way when a channel was lost is in nobody's account: the
 //! destination tells which pages it has, and all others are sent again.
@@ -11,8 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
-use super::back::judged;
-use super::{CHUNK, Line, RAM_ID, Run, no_line, unexpected};
+use super::back::Back;
+use super::{CHUNK, Line, RAM_ID, REASON_WAIT, Run, no_line, unexpected};
 use crate::migration::capability::Capability;
 use crate::migration::ram::PAGE;
 use crate::migration::ram::machine::RAM_NAME;
@@ -118,12 +119,31 @@ impl Run {
             if sent.is_ok() {
                 sent = self.pages(memory).await;
             }
-            match sent {
-                Ok(()) => return Ok(()),
-                Err(reason) => self.recover(memory, reason).await?,
+            let Err(reason) = sent else { return Ok(()) };
+            if self.destination_has_given_up().await {
+                self.reporter.last.lock().committed = false;
+                return Err(reason);
             }
+            self.recover(memory, reason).await?;
             sent = Ok(());
         }
+    }
+
+    /// After an error: whether the destination says that it has ended its migration. It does only
+    /// while its machine has not run: then this one can.
+    async fn destination_has_given_up(&mut self) -> bool {
+        let Some(line) = &mut self.line else { return false };
+        let _ = tokio::time::timeout(REASON_WAIT, async {
+            while !line.given_up
+                && let Some(back) = &mut line.back
+                && let Some(heard @ Back::Message(_)) = back.recv().await
+            {
+                // Only this word counts; what the error is has been told.
+                let _ = line.judged(Some(heard));
+            }
+        })
+        .await;
+        line.given_up
     }
 
     /// All pages, those asked for first, and the destination's word that it has them.
@@ -186,13 +206,13 @@ impl Run {
     /// Take what the return path has brought; it is not waited for.
     fn hear_requests(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
         let saver = saver(memory)?;
+        let line = self.line.as_mut().ok_or_else(no_line)?;
         while saver.requests() < RamSaver::REQUESTS_MAX {
-            let back = self.line.as_mut().and_then(|line| line.back.as_mut());
-            let heard = match back.ok_or_else(no_line)?.try_recv() {
+            let heard = match line.back.as_mut().ok_or_else(no_line)?.try_recv() {
                 Err(TryRecvError::Empty) => return Ok(()),
                 heard => heard.ok(),
             };
-            request(judged(heard)?, saver)?;
+            request(line.judged(heard)?, saver)?;
         }
         Ok(())
     }
@@ -207,14 +227,15 @@ impl Run {
         let line = self.line.as_mut().ok_or_else(no_line)?;
         let Some(due) = line.pace.admit(0, rate) else { return Ok(false) };
         let tick = self.next_tick();
-        let back = self.line.as_mut().and_then(|line| line.back.as_mut()).ok_or_else(no_line)?;
+        let line = self.line.as_mut().ok_or_else(no_line)?;
+        let back = line.back.as_mut().ok_or_else(no_line)?;
         let heard = tokio::select! {
             biased;
             heard = back.recv() => Some(heard),
             () = tokio::time::sleep_until(due.min(tick)) => None,
         };
         if let Some(heard) = heard {
-            request(judged(heard)?, saver(memory)?)?;
+            request(line.judged(heard)?, saver(memory)?)?;
         }
         if Instant::now() >= tick {
             self.tick(memory);
