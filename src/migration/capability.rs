@@ -84,7 +84,6 @@ impl Capability {
             Self::DirtyBitmaps => Some("there are no dirty bitmaps to migrate"),
             Self::BackgroundSnapshot => Some("Background-snapshot is not supported by host kernel"),
             Self::ZeroCopySend => Some("zero-copy sending is not available"),
-            Self::PostcopyPreempt => Some("a second channel for postcopy is not available"),
             _ => None,
         }
     }

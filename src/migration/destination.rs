@@ -34,7 +34,7 @@ use crate::machine::memory::GuestRam;
 use crate::machine::message::{Arrived, ReleaseDrives, RunState, TakeDrives};
 use crate::machine::presence::Ask;
 use crate::machine::vm::Exited;
-use load::{Connected, Load, Loaded};
+use load::{Afterwards, Connected, Load, Loaded};
 use multifd::{Gathering, Opening};
 use postcopy::{Entered, Shared};
 
@@ -132,6 +132,8 @@ pub struct MigrationDestination {
 #[derive(Debug)]
 struct Recovery {
     channels: mpsc::UnboundedSender<Channel>,
+    /// Channels for pages that are waited for (capability `postcopy-preempt`).
+    urgent: mpsc::UnboundedSender<Channel>,
     /// What waits for the source at present.
     waits: Option<SpawnHandle>,
     /// `migrate-pause` ends the channel.
@@ -157,12 +159,7 @@ impl MigrationDestination {
     }
 
     /// It listens: wait for the source.
-    fn wait(
-        &mut self,
-        mut listener: Box<dyn Accept>,
-        exit_on_error: bool,
-        ctx: &mut Context<Self>,
-    ) {
+    fn wait(&mut self, listener: Box<dyn Accept>, exit_on_error: bool, ctx: &mut Context<Self>) {
         self.enter(MigrationState::Setup);
         let addresses = listener.addresses();
         if !addresses.is_empty() {
@@ -195,25 +192,17 @@ impl MigrationDestination {
             ));
             return;
         }
-        let connected = async move {
-            loop {
-                match listener.accept().await {
-                    Ok(channel) => break Ok(channel),
-                    Err(AcceptError::Connection(reason)) => {
-                        tracing::error!("incoming migration: {reason}");
-                    }
-                    Err(AcceptError::Final(reason)) => break Err(reason),
+        ctx.spawn(next(listener).into_actor(self).map(
+            move |connected, this, ctx| match connected {
+                Ok((channel, listener)) => {
+                    let incoming = Connected { channel, head: Vec::new(), sides: None };
+                    let settings = this.settings.borrow().clone();
+                    this.load(incoming, settings, exit_on_error, ctx);
+                    this.accept_urgent(listener, ctx);
                 }
-            }
-        };
-        ctx.spawn(connected.into_actor(self).map(move |connected, this, ctx| match connected {
-            Ok(channel) => {
-                let incoming = Connected { channel, head: Vec::new(), sides: None };
-                let settings = this.settings.borrow().clone();
-                this.load(incoming, settings, exit_on_error, ctx);
-            }
-            Err(reason) => this.fail(reason, exit_on_error),
-        }));
+                Err(reason) => this.fail(reason, exit_on_error),
+            },
+        ));
     }
 
     /// Connected: load.
@@ -228,9 +217,10 @@ impl MigrationDestination {
         self.enter(MigrationState::Active);
         let memory = (self.peers.memory)(&settings);
         let (channels, more) = mpsc::unbounded_channel();
-        let recovery = Recovery { channels, waits: None, by_user: false };
+        let (urgent, urgents) = mpsc::unbounded_channel();
+        let recovery = Recovery { channels, urgent, waits: None, by_user: false };
         self.recovery = Some(recovery);
-        let after = (ctx.address(), more);
+        let after = Afterwards { actor: ctx.address(), channels: more, urgents };
         let load = Load::new(Arc::clone(&self.peers), settings, memory, connected, after);
         let thread = tokio::task::spawn_blocking(move || load.run());
         ctx.spawn(thread.into_actor(self).map(move |loaded, this, ctx| {
@@ -247,9 +237,9 @@ impl MigrationDestination {
     /// Loaded: the machine goes on here.
     fn start(&mut self, arrived: Arrived, exit_on_error: bool, ctx: &mut Context<Self>) {
         let started = self.peers.arrived.send(arrived).into_actor(self);
-        ctx.spawn(started.map(move |started, this, _| match started {
+        ctx.spawn(started.map(move |started, this, ctx| match started {
             Ok(Ok(())) => {
-                this.channel = None;
+                this.forget(ctx);
                 this.enter(MigrationState::Completed);
             }
             Ok(Err(refusal)) => {
@@ -281,9 +271,23 @@ impl MigrationDestination {
 
     fn fail(&mut self, reason: ErrorDesc, exit_on_error: bool) {
         self.channel = None;
+        self.recovery = None;
         self.enter(MigrationState::Failed(reason));
         if exit_on_error {
             self.peers.exit.send(Exited { code: 1 });
+        }
+    }
+}
+
+/// The next channel, and where others come from.
+async fn next(mut listener: Box<dyn Accept>) -> Result<(Channel, Box<dyn Accept>), ErrorDesc> {
+    loop {
+        match listener.accept().await {
+            Ok(channel) => return Ok((channel, listener)),
+            Err(AcceptError::Connection(reason)) => {
+                tracing::error!("incoming migration: {reason}");
+            }
+            Err(AcceptError::Final(reason)) => return Err(reason),
         }
     }
 }
@@ -345,7 +349,7 @@ impl Handler<RecoverIncoming> for MigrationDestination {
         }
         let listening = self.peers.listen.listen(&message.address, self.settings.subscribe());
         Box::pin(listening.into_actor(self).map(move |listening, this, ctx| {
-            let mut listener = listening?;
+            let listener = listening?;
             if this.status != MigrationStatus::PostcopyPaused {
                 return Err(not_paused());
             }
@@ -353,25 +357,16 @@ impl Handler<RecoverIncoming> for MigrationDestination {
             if !addresses.is_empty() {
                 this.peers.events.do_send(MigrationEvent::Listening(addresses));
             }
-            let accepted = async move {
-                loop {
-                    match listener.accept().await {
-                        Ok(channel) => break Some(channel),
-                        Err(AcceptError::Connection(reason)) => {
-                            tracing::error!("recovery of a migration: {reason}");
+            let waits =
+                ctx.spawn(next(listener).into_actor(this).map(
+                    |connected, this, ctx| match connected {
+                        Ok((channel, listener)) => {
+                            this.recover(channel);
+                            this.accept_urgent(listener, ctx);
                         }
-                        Err(AcceptError::Final(reason)) => {
-                            tracing::error!("recovery of a migration: {reason}");
-                            break None;
-                        }
-                    }
-                }
-            };
-            let waits = ctx.spawn(accepted.into_actor(this).map(|channel, this, _| {
-                if let Some(channel) = channel {
-                    this.recover(channel);
-                }
-            }));
+                        Err(reason) => tracing::error!("recovery of a migration: {reason}"),
+                    },
+                ));
             if let Some(recovery) = &mut this.recovery {
                 recovery.waits = Some(waits);
             }
@@ -381,6 +376,32 @@ impl Handler<RecoverIncoming> for MigrationDestination {
 }
 
 impl MigrationDestination {
+    /// With `postcopy-preempt` a second channel follows the first.
+    fn accept_urgent(&mut self, listener: Box<dyn Accept>, ctx: &mut Context<Self>) {
+        if !self.settings.borrow().capabilities.has(Capability::PostcopyPreempt) {
+            return;
+        }
+        let second = ctx.spawn(next(listener).into_actor(self).map(|connected, this, _| {
+            match (connected, &this.recovery) {
+                // Who takes it may be gone.
+                (Ok((channel, _)), Some(recovery)) => drop(recovery.urgent.send(channel)),
+                (Ok(_), None) => {}
+                (Err(reason), _) => tracing::error!("a postcopy's second channel: {reason}"),
+            }
+        }));
+        if let Some(recovery) = &mut self.recovery {
+            recovery.waits = Some(second);
+        }
+    }
+
+    /// It is over: nobody is waited for.
+    fn forget(&mut self, ctx: &mut Context<Self>) {
+        self.channel = None;
+        if let Some(waits) = self.recovery.take().and_then(|recovery| recovery.waits) {
+            ctx.cancel_future(waits);
+        }
+    }
+
     /// The source is there again: the postcopy's thread has the word.
     fn recover(&mut self, channel: Channel) {
         let Some(recovery) = &mut self.recovery else { return };
@@ -396,7 +417,7 @@ impl MigrationDestination {
 impl Handler<Entered> for MigrationDestination {
     type Result = ();
 
-    fn handle(&mut self, Entered { mut state, blocktime }: Entered, _: &mut Self::Context) {
+    fn handle(&mut self, Entered { mut state, blocktime }: Entered, ctx: &mut Self::Context) {
         if self.status.is_final() || self.status == state.status() {
             return;
         }
@@ -409,8 +430,7 @@ impl Handler<Entered> for MigrationDestination {
         }
         self.enter_with(state, Progress { blocktime, ..Progress::default() });
         if self.status.is_final() {
-            self.channel = None;
-            self.recovery = None;
+            self.forget(ctx);
         }
     }
 }

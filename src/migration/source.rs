@@ -125,7 +125,7 @@ struct Resume {
 /// What `migrate-pause` ends.
 #[derive(Debug, Default)]
 struct Lifeline {
-    control: Option<ChannelControl>,
+    controls: Vec<ChannelControl>,
     /// It has been ended so.
     by_user: bool,
 }
@@ -444,10 +444,8 @@ impl Handler<PauseMigration> for MigrationSource {
             return Err(ErrorDesc::not_postcopy());
         }
         let mut lifeline = self.lifeline.lock();
-        if let Some(control) = &lifeline.control {
-            control.shutdown();
-            lifeline.by_user = true;
-        }
+        lifeline.controls.iter().for_each(ChannelControl::shutdown);
+        lifeline.by_user = !lifeline.controls.is_empty();
         Ok(())
     }
 }

@@ -61,9 +61,16 @@ pub(super) struct Load {
     loaded: Vec<(String, u32)>,
     run_state: Option<GlobalState>,
     postcopy: Postcopy,
-    actor: Addr<MigrationDestination>,
-    /// Channels that a postcopy goes on with, when it has lost one.
-    channels: Option<mpsc::UnboundedReceiver<Channel>>,
+    afterwards: Option<Afterwards>,
+}
+
+/// What a postcopy needs while the machine runs.
+pub(super) struct Afterwards {
+    pub actor: Addr<MigrationDestination>,
+    /// Channels to go on with, when one is lost.
+    pub channels: mpsc::UnboundedReceiver<Channel>,
+    /// Channels for pages that are waited for.
+    pub urgents: mpsc::UnboundedReceiver<Channel>,
 }
 
 /// A stream that has been loaded as far as the machine needs it.
@@ -103,11 +110,11 @@ impl Load {
         settings: Settings,
         memory: Box<dyn MemoryTarget>,
         connected: Connected,
-        after: (Addr<MigrationDestination>, mpsc::UnboundedReceiver<Channel>),
+        afterwards: Afterwards,
     ) -> Self {
         let Connected { channel, head, sides } = connected;
         let file = channel.file().cloned();
-        let (control, runtime, (actor, channels)) = (channel.control(), Runtime::current(), after);
+        let (control, runtime) = (channel.control(), Runtime::current());
         let (from, to) = channel.split();
         let never = || -> Until { Box::pin(std::future::pending()) };
         let until = sides.as_ref().map_or_else(never, SideChannels::breaks);
@@ -129,8 +136,7 @@ impl Load {
             loaded: Vec::new(),
             run_state: None,
             postcopy: Postcopy::default(),
-            actor,
-            channels: Some(channels),
+            afterwards: Some(afterwards),
         }
     }
 

@@ -3,11 +3,14 @@
 //!
 //! What the other side may get wrong, or the network, ends the channel and never the machine: the
 //! thread waits for the next channel (`migrate-recover`), tells the source which pages have come,
-//! and goes on. Only before the machine runs does an error end the migration.
+//! and goes on. What ends the migration is a device that cannot be loaded, and nothing else: the
+//! package with all devices is here when the thread starts, and the source counts on it.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use actix::{Addr, Message};
 use parking_lot::{Condvar, Mutex};
@@ -20,13 +23,19 @@ use super::{MemoryTarget, MigrationDestination};
 use crate::actors::context::panic_reason;
 use crate::machine::memory::{GuestRam, PAGE_SIZE};
 use crate::machine::presence::Ask;
-use crate::migration::channel::{Channel, ChannelWriter};
+use crate::migration::channel::{Channel, ChannelControl, ChannelWriter};
 use crate::migration::message::Blocktime;
+use crate::migration::ram::loader::postcopy::load_urgent;
 use crate::migration::ram::machine::RAM_NAME;
 use crate::migration::return_path::{RESUMED, ReturnMessage};
 use crate::migration::status::{ErrorDesc, MigrationState};
 use crate::migration::stream::{Input, LoadError, Record, StreamCommand, StreamInput};
 use crate::threads;
+
+/// How often it is looked whether pages have come beside the main channel.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long none may come before the rest is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The listening thread → the actor: the migration has entered this state.
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
@@ -42,7 +51,7 @@ pub(super) struct Entered {
 enum Phase {
     /// Its devices are being loaded.
     Loading,
-    /// They are, and the source will never run again: errors are not the end.
+    /// They are, and the machine is asked to run.
     Loaded,
     /// It has been asked to run, and has answered.
     Started,
@@ -57,15 +66,21 @@ pub(super) struct Shared {
     changed: Condvar,
     /// Where requests for pages go; `None` while there is no source to ask.
     requests: Mutex<Option<ReturnQueue>>,
+    /// The channel that is lost if the one for urgent pages is.
+    main: Mutex<ChannelControl>,
+    /// Pages may come over that one.
+    urgent: AtomicBool,
 }
 
 impl Shared {
     /// No source can be asked yet.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(main: ChannelControl) -> Arc<Self> {
         Arc::new(Self {
             phase: Mutex::new(Phase::Loading),
             changed: Condvar::new(),
             requests: Mutex::new(None),
+            main: Mutex::new(main),
+            urgent: AtomicBool::new(false),
         })
     }
 
@@ -80,7 +95,7 @@ impl Shared {
         })
     }
 
-    /// The devices are loaded: from now on errors are not the end. What has failed before is.
+    /// The devices are loaded, unless something has failed.
     pub(super) fn loaded(&self) -> Result<(), LoadError> {
         let mut phase = self.phase.lock();
         if let Phase::Failed(error) = &*phase {
@@ -115,8 +130,8 @@ impl Shared {
         }
     }
 
-    /// An error is not the end.
-    fn goes_on(&self) -> bool {
+    /// The machine is on its way, or runs.
+    fn is_loaded(&self) -> bool {
         matches!(*self.phase.lock(), Phase::Loaded | Phase::Started)
     }
 
@@ -233,7 +248,7 @@ impl Listener {
                 Err(panic) => format!("the postcopy has panicked: {}", panic_reason(&*panic)),
             };
             ram.presence().abandon(&reason);
-            let ran = shared.goes_on();
+            let ran = shared.is_loaded();
             shared.fail(LoadError::io(reason.clone()));
             if ran {
                 let state = MigrationState::Failed(ErrorDesc::from(reason));
@@ -241,6 +256,35 @@ impl Listener {
             }
         };
         let spawned = threads::named("mig/dst/listen").spawn(work);
+        spawned.map(drop).map_err(|error| LoadError::io(format!("cannot start a thread: {error}")))
+    }
+
+    /// Start a second thread: it takes the pages that are waited for, over channels of their own.
+    pub(super) fn start_urgent(
+        &self,
+        mut channels: mpsc::UnboundedReceiver<Channel>,
+    ) -> Result<(), LoadError> {
+        let blocks = self.memory.incoming().ok_or_else(|| LoadError::io("no section ram"))?;
+        let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
+        // The source has opened it already.
+        shared.urgent.store(true, Ordering::Release);
+        let work = move || {
+            while let Some(channel) = runtime.block_on(channels.recv()) {
+                shared.urgent.store(true, Ordering::Release);
+                let (from, _to) = channel.split();
+                let never = Box::pin(std::future::pending());
+                let from = Blocking::new(from, runtime.clone(), never);
+                let mut input: StreamInput = Input::new(Box::new(from));
+                let loaded = load_urgent(&blocks, &mut input);
+                shared.urgent.store(false, Ordering::Release);
+                if let Err(error) = loaded {
+                    tracing::error!("a postcopy's second channel: {error}");
+                    // One does not go without the other: the next pair is waited for.
+                    shared.main.lock().shutdown();
+                }
+            }
+        };
+        let spawned = threads::named("mig/dst/preempt").spawn(work);
         spawned.map(drop).map_err(|error| LoadError::io(format!("cannot start a thread: {error}")))
     }
 
@@ -255,9 +299,7 @@ impl Listener {
     fn listen(mut self) -> Result<(), LoadError> {
         self.enter(MigrationState::PostcopyActive);
         while let Err(error) = self.stream() {
-            if !self.shared.goes_on() {
-                return Err(self.shared.fail(error));
-            }
+            self.shared.check()?;
             // What the source gets to know if it is there still.
             self.queue.tell(ReturnMessage::Reason(error.cause.clone()));
             self.pause(&error)?;
@@ -278,7 +320,9 @@ impl Listener {
         self.enter(MigrationState::PostcopyPaused(ErrorDesc::from(error.cause.clone())));
         let channel = self.runtime.block_on(self.channels.recv());
         let gone = || LoadError::io("the migration's destination is gone");
-        let (from, to) = channel.ok_or_else(gone)?.split();
+        let channel = channel.ok_or_else(gone)?;
+        *self.shared.main.lock() = channel.control();
+        let (from, to) = channel.split();
         self.queue = ReturnQueue::start(to, &self.runtime);
         let never = Box::pin(std::future::pending());
         self.input = Input::new(Box::new(Blocking::new(from, self.runtime.clone(), never)));
@@ -306,6 +350,7 @@ impl Listener {
                 }
                 Record::Command => self.command()?,
                 Record::Eof => {
+                    self.await_urgent_pages();
                     let left = self.memory.loader().map_or(0, |loader| loader.left());
                     return match left {
                         0 => Ok(()),
@@ -319,6 +364,22 @@ impl Listener {
                     let text = format!("Unknown savevm section type {number} (postcopy mode)");
                     return Err(LoadError::invalid(text));
                 }
+            }
+        }
+    }
+
+    /// The source is done, but what it has sent beside this channel may be on its way.
+    fn await_urgent_pages(&mut self) {
+        let left =
+            |memory: &mut dyn MemoryTarget| memory.loader().map_or(0, |loader| loader.left());
+        let mut last = (left(self.memory.as_mut()), Instant::now());
+        while self.shared.urgent.load(Ordering::Acquire) && last.0 > 0 {
+            std::thread::sleep(LOOK);
+            let now = left(self.memory.as_mut());
+            if now < last.0 {
+                last = (now, Instant::now());
+            } else if last.1.elapsed() > PATIENCE {
+                return;
             }
         }
     }

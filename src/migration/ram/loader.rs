@@ -1,7 +1,7 @@
 //! The receiving side of guest memory. What arrives is not trusted: every block has to be one of
 //! ours and of the same size, every page in its block; everything else ends the load in words.
 
-mod postcopy;
+pub mod postcopy;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -38,6 +38,7 @@ use crate::migration::vmstate::machine::{Configuration, GlobalState};
 use back::{Back, judged, listen, told};
 use figures::Figures;
 use mapped::Mapped;
+use postcopy::Urgent;
 
 /// Bytes that are made before they are written.
 const CHUNK: usize = 512 << 10;
@@ -67,6 +68,8 @@ pub(super) struct Run {
     sides: Option<SideChannels>,
     /// The destination has agreed to take the machine.
     acknowledged: bool,
+    /// For pages that the destination waits for, beside a postcopy's channel.
+    urgent: Option<Urgent>,
     /// The file that pages go into (`mapped-ram`).
     mapped: Option<Mapped>,
     hold: Arc<Hold>,
@@ -96,6 +99,8 @@ struct Line {
     end_tells: bool,
     /// The destination has said that its migration has ended, and not well.
     given_up: bool,
+    /// It has answered: the destination has this channel.
+    ponged: bool,
 }
 
 impl Line {
@@ -107,13 +112,15 @@ impl Line {
         let (from, to) = channel.split();
         let back = listens.map(|bitmap_max| listen(from, bitmap_max));
         let (early, pace) = (VecDeque::new(), Pace::new());
-        Self { to, control, back, early, pace, end_tells, given_up: false }
+        Self { to, control, back, early, pace, end_tells, given_up: false, ponged: false }
     }
 
     /// A message of the return path; a refusal is the error.
     fn judged(&mut self, back: Option<Back>) -> Result<ReturnMessage, ErrorDesc> {
-        if let Some(Back::Message(ReturnMessage::Shut(value))) = &back {
-            self.given_up |= *value != 0;
+        match &back {
+            Some(Back::Message(ReturnMessage::Shut(value))) => self.given_up |= *value != 0,
+            Some(Back::Message(ReturnMessage::Pong(_))) => self.ponged = true,
+            _ => {}
         }
         judged(back)
     }
@@ -144,6 +151,7 @@ impl Run {
             opened_sides: Vec::new(),
             sides: None,
             acknowledged: false,
+            urgent: None,
             mapped: None,
             hold,
             convergence,
@@ -698,7 +706,11 @@ impl Run {
     /// Bytes sent so far.
     fn transferred(&self) -> u64 {
         let main = self.line.as_ref().map_or(0, |line| line.control.bytes_written());
-        self.figures.lost_lines + main + self.sides.as_ref().map_or(0, SideChannels::bytes_written)
+        let urgent = self.urgent.as_ref().map_or(0, Urgent::bytes_written);
+        self.figures.lost_lines
+            + urgent
+            + main
+            + self.sides.as_ref().map_or(0, SideChannels::bytes_written)
     }
 }
 

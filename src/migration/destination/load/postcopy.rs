@@ -153,8 +153,11 @@ impl Load {
         let broken = |what: &str| LoadError::invalid(format!("a postcopy without {what}"));
         let mut memory = self.memory.take().ok_or_else(|| broken("memory"))?;
         let section = *self.pieces.keys().next().ok_or_else(|| broken("a section ram"))?;
-        let channels = self.channels.take().ok_or_else(|| broken("its actor"))?;
-        let shared = Shared::new();
+        let afterwards = self.afterwards.take().ok_or_else(|| broken("its actor"))?;
+        let on = |capability| self.settings.capabilities.has(capability);
+        let (preempts, measured) =
+            (on(Capability::PostcopyPreempt), on(Capability::PostcopyBlocktime));
+        let shared = Shared::new(self.control.clone());
         let ram = memory.listen(shared.ask())?;
         let queue = self.back.queue(&self.runtime).ok_or_else(|| broken("a return path"))?;
         let blocks = memory.incoming();
@@ -170,12 +173,15 @@ impl Load {
             queue,
             section,
             shared,
-            actor: self.actor.clone(),
-            channels,
+            actor: afterwards.actor,
+            channels: afterwards.channels,
             runtime: self.runtime.clone(),
             recovering: false,
-            measured: self.settings.capabilities.has(Capability::PostcopyBlocktime),
+            measured,
         };
+        if preempts {
+            listener.start_urgent(afterwards.urgents)?;
+        }
         listener.start()?;
         self.rest_of_devices()
     }

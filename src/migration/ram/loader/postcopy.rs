@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use super::{Incoming, RamLoader};
-use crate::migration::ram::PAGE;
 use crate::migration::ram::machine::RAM_NAME;
-use crate::migration::stream::LoadError;
+use crate::migration::ram::{PAGE, flag};
+use crate::migration::stream::{LoadError, StreamInput};
 
 impl RamLoader {
     /// The source has changed these bytes of the block `name` since it sent them: forget them.
@@ -68,6 +68,47 @@ impl RamLoader {
         };
         self.blocks.iter().map(missing).sum()
     }
+}
+
+/// Take pages from a channel that has nothing else on it, until it ends between two of them.
+pub fn load_urgent(blocks: &[Incoming], input: &mut StreamInput) -> Result<(), LoadError> {
+    let mut last = None;
+    while !input.ahead().is_empty() || input.more().is_ok() {
+        let word = input.u64()?;
+        let (offset, flags) = (word & !(PAGE as u64 - 1), word & (PAGE as u64 - 1));
+        let kind = flags & !flag::CONTINUE;
+        if kind == flag::EOS {
+            return Ok(());
+        }
+        if kind != flag::ZERO && kind != flag::PAGE {
+            let cause =
+                format!("Unknown combination of migration flags: 0x{flags:x} (postcopy mode)");
+            return Err(LoadError::invalid(cause));
+        }
+        if flags & flag::CONTINUE == 0 {
+            let name = input.name()?;
+            let found = blocks.iter().find(|block| block.name() == name);
+            let unknown =
+                || LoadError::invalid(format!("Can't find block {}", name.escape_debug()));
+            last = Some(found.ok_or_else(unknown)?);
+        }
+        let block = last.ok_or_else(|| LoadError::invalid("Ack, bad migration stream!"))?;
+        if offset >= block.block.size() {
+            return Err(super::illegal_offset(offset));
+        }
+        if kind == flag::PAGE {
+            block.place(offset, Some(input.take(PAGE)?))?;
+            continue;
+        }
+        match input.u8()? {
+            0 => block.place(offset, None)?,
+            value => {
+                let text = format!("Found a zero page with value {value}");
+                return Err(LoadError::invalid(text));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Incoming {

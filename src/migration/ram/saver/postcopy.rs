@@ -145,6 +145,14 @@ impl RamSaver {
         Ok(out.len() > start)
     }
 
+    /// `save_requested` for a channel of its own, on which pages stand alone.
+    pub fn put_requested(&mut self, out: &mut Vec<u8>, budget: usize) -> Result<bool, ErrorDesc> {
+        self.named = None;
+        let saved = self.save_requested(out, budget);
+        self.named = None;
+        saved.map_err(|error| ErrorDesc::from(error.to_string()))
+    }
+
     /// There is a new channel: nothing said over the old one holds.
     pub fn reconnected(&mut self) {
         self.requests = Requests::default();

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 use super::back::Back;
 use super::{CHUNK, Line, RAM_ID, REASON_WAIT, Run, no_line, unexpected};
 use crate::migration::capability::Capability;
+use crate::migration::channel::{Address, ChannelControl, ChannelWriter};
+use crate::migration::message::Settings;
 use crate::migration::ram::PAGE;
 use crate::migration::ram::machine::RAM_NAME;
 use crate::migration::ram::saver::{RamSaver, Sent};
@@ -30,6 +32,19 @@ const IN_PACKAGE: u32 = 3;
 const AFTER_PACKAGE: u32 = 4;
 /// Bytes of background pages that a request may have to wait for.
 const BACKGROUND: usize = 64 << 10;
+
+/// The channel beside a postcopy's own (capability `postcopy-preempt`): pages that are waited for
+/// overtake those that are on their way already.
+pub(super) struct Urgent {
+    to: ChannelWriter,
+    control: ChannelControl,
+}
+
+impl Urgent {
+    pub(super) fn bytes_written(&self) -> u64 {
+        self.control.bytes_written()
+    }
+}
 
 /// Append the announcement that there may be a postcopy, of pages of this size.
 pub(super) fn put_advice(out: &mut Vec<u8>) {
@@ -53,6 +68,14 @@ impl Run {
         &mut self,
         memory: &mut dyn Memory,
     ) -> Result<(), ErrorDesc> {
+        if self.has(Capability::PostcopyPreempt) {
+            // The first connection to be accepted has to be that of the stream.
+            while self.line.as_ref().is_some_and(|line| !line.ponged) {
+                self.heard(memory).await?;
+            }
+            let (address, settings) = (self.address.clone(), self.settings.clone());
+            self.open_urgent(&address, &settings).await?;
+        }
         self.release_drives().await?;
         memory.collect()?;
         self.pass(memory);
@@ -104,10 +127,45 @@ impl Run {
         Ok(saved == Sent::More)
     }
 
-    /// `migrate-pause` ends this channel.
+    /// Open the channel for pages that are waited for. The other one may be lost meanwhile.
+    async fn open_urgent(
+        &mut self,
+        address: &Address,
+        settings: &Settings,
+    ) -> Result<(), ErrorDesc> {
+        let connecting = self.peers.connect.connect(address, settings);
+        let line = self.line.as_mut().ok_or_else(no_line)?;
+        let back = line.back.as_mut().ok_or_else(no_line)?;
+        let channel = tokio::select! {
+            channel = connecting => channel?,
+            heard = back.recv() => {
+                let said = line.judged(heard)?;
+                return Err(unexpected(&said));
+            }
+        };
+        let control = channel.control();
+        self.lifeline.lock().controls.push(control.clone());
+        self.urgent = Some(Urgent { to: channel.split().1, control });
+        Ok(())
+    }
+
+    /// Send pages at once, ahead of what is on its way.
+    async fn send_urgent(&mut self, pages: &[u8]) -> Result<(), ErrorDesc> {
+        let urgent = self.urgent.as_mut().ok_or_else(no_line)?;
+        let sent = async {
+            urgent.to.write_all(pages).await?;
+            urgent.to.flush().await
+        };
+        let sent: std::io::Result<()> = sent.await;
+        sent.map_err(|error| ErrorDesc::from(error.to_string()))
+    }
+
+    /// `migrate-pause` ends these channels.
     fn keep_lifeline(&self) {
-        let control = self.line.as_ref().map(|line| line.control.clone());
-        *self.lifeline.lock() = Lifeline { control, by_user: false };
+        let line = self.line.as_ref().map(|line| line.control.clone());
+        let urgent = self.urgent.as_ref().map(|urgent| urgent.control.clone());
+        let controls = line.into_iter().chain(urgent).collect();
+        *self.lifeline.lock() = Lifeline { controls, by_user: false };
     }
 
     /// Phase: memory, over one channel after another, until the destination has all of it.
@@ -153,6 +211,11 @@ impl Run {
             self.hear_requests(memory)?;
             let rate = self.wishes.borrow().parameters.max_postcopy_bandwidth;
             out.clear();
+            if self.urgent.is_some() && saver(memory)?.put_requested(&mut out, BACKGROUND)? {
+                self.send_urgent(&out).await?;
+                tokio::task::yield_now().await;
+                continue;
+            }
             stream::put_piece_head(&mut out, Record::SectionPart, RAM_ID);
             let head = out.len();
             let urgent = saver(memory)?.save_requested(&mut out, BACKGROUND);
@@ -254,6 +317,10 @@ impl Run {
                 self.figures.lost_lines += line.control.bytes_written();
                 line.control.shutdown();
             }
+            if let Some(urgent) = self.urgent.take() {
+                self.figures.lost_lines += urgent.bytes_written();
+                urgent.control.shutdown();
+            }
             if std::mem::take(&mut *self.lifeline.lock()).by_user {
                 reason = ErrorDesc::paused_by_user();
             }
@@ -299,6 +366,9 @@ impl Run {
                 ReturnMessage::Pong(_) => {}
                 other => return Err(unexpected(&other)),
             }
+        }
+        if self.has(Capability::PostcopyPreempt) {
+            self.open_urgent(&address, &settings).await?;
         }
         out.clear();
         stream::put_command(&mut out, StreamCommand::PostcopyResume, &[]);
