@@ -324,7 +324,6 @@ impl Run {
             if std::mem::take(&mut *self.lifeline.lock()).by_user {
                 reason = ErrorDesc::paused_by_user();
             }
-            tracing::error!("postcopy paused: {reason}");
             self.report(memory);
             self.reporter.enter(MigrationState::PostcopyPaused(reason));
             let gone = || ErrorDesc::new("the migration's actor is gone");
