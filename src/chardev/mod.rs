@@ -52,7 +52,7 @@ pub enum ChardevError {
     NotASocket { fd: i32 },
     #[error("File descriptor '{fd}': {reason}")]
     Descriptor { fd: i32, reason: String },
-    #[error("UNIX socket path '{path}' is too long (path must be less than {limit} bytes)")]
+    #[error("UNIX socket path '{path}' is too long (at most {limit} bytes fit)")]
     PathTooLong { path: String, limit: usize },
     #[error("mux: base chardev {0} not found")]
     NoBase(String),

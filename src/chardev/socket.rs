@@ -22,9 +22,7 @@ use super::spec::{ChardevSpec, SocketAddress, SocketSpec};
 use super::{ChardevError, words};
 use crate::net::inherited;
 use crate::net::resolve::{self, Families, ResolveError};
-
-/// Longest path of a UNIX socket, and size of an abstract name (`sun_path`).
-const SUN_PATH: usize = 108;
+use crate::net::unix_path::{SUN_PATH, UnixPath};
 
 /// Most descriptors of one message that are received; the kernel closes the others.
 const MESSAGE_MAX: usize = 16;
@@ -157,26 +155,30 @@ async fn resolve(
     Ok(found.map_err(|error| ResolveError { host: host.to_owned(), ..error })?)
 }
 
+/// The address, and what it needs as long as it is used.
 fn unix_address(
     path: &Path,
     is_abstract: bool,
     tight: bool,
-) -> Result<std::os::unix::net::SocketAddr, ChardevError> {
-    let bytes = path.as_os_str().as_encoded_bytes();
+) -> Result<(std::os::unix::net::SocketAddr, Option<UnixPath>), ChardevError> {
     let shown = || path.display().to_string();
-    if bytes.len() >= SUN_PATH {
-        return Err(ChardevError::PathTooLong { path: shown(), limit: SUN_PATH });
-    }
-    let address = if is_abstract {
-        let mut name = bytes.to_vec();
+    let failed = |error: io::Error| ChardevError::Open { path: shown(), reason: words(&error) };
+    if is_abstract {
+        let mut name = path.as_os_str().as_encoded_bytes().to_vec();
+        if name.len() >= SUN_PATH {
+            return Err(ChardevError::PathTooLong { path: shown(), limit: SUN_PATH - 1 });
+        }
         if !tight {
             name.resize(SUN_PATH - 1, 0);
         }
-        std::os::unix::net::SocketAddr::from_abstract_name(name)
-    } else {
-        std::os::unix::net::SocketAddr::from_pathname(path)
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name);
+        return Ok((address.map_err(failed)?, None));
+    }
+    let Some(short) = UnixPath::new(path).map_err(failed)? else {
+        return Err(ChardevError::PathTooLong { path: shown(), limit: SUN_PATH });
     };
-    address.map_err(|error| ChardevError::Open { path: shown(), reason: words(&error) })
+    let address = std::os::unix::net::SocketAddr::from_pathname(short.path());
+    Ok((address.map_err(failed)?, Some(short)))
 }
 
 /// A duplicate of a socket that the parent process left open for us.
@@ -244,7 +246,7 @@ async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
                 address: path.display().to_string(),
                 reason: words(&error),
             };
-            let address = unix_address(path, *is_abstract, *tight)?;
+            let (address, _path) = unix_address(path, *is_abstract, *tight)?;
             if !is_abstract {
                 // What an earlier machine left behind.
                 match std::fs::remove_file(path) {
@@ -366,14 +368,16 @@ impl Client {
                 Ok(over_tcp(stream, self.socket.nodelay, ""))
             }
             SocketAddress::Unix { path, is_abstract, tight } => {
-                let address = unix_address(path, *is_abstract, *tight)?;
+                let (address, path_of_address) = unix_address(path, *is_abstract, *tight)?;
                 let failed = |error: io::Error| ChardevError::Connect {
                     address: path.display().to_string(),
                     reason: words(&error),
                 };
                 // Connecting to a local socket waits only while its queue is full.
                 let stream = tokio::task::spawn_blocking(move || {
-                    std::os::unix::net::UnixStream::connect_addr(&address)
+                    let connected = std::os::unix::net::UnixStream::connect_addr(&address);
+                    drop(path_of_address);
+                    connected
                 })
                 .await
                 .map_err(|error| failed(io::Error::other(error)))?

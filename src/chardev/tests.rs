@@ -283,7 +283,7 @@ async fn refusals_in_the_words_of_qemu() {
         ),
         (
             ChardevKind::Socket(unix(Path::new(&long), true)),
-            format!("UNIX socket path '{long}' is too long (path must be less than 108 bytes)"),
+            format!("UNIX socket path '{long}' is too long (at most 108 bytes fit)"),
         ),
         (
             ChardevKind::Socket(SocketSpec {

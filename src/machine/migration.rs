@@ -22,6 +22,7 @@ use crate::migration::source::{Connect, MigrationSource, Opening, SourcePeers, W
 use crate::migration::status::ErrorDesc;
 use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
+use crate::tls::HandshakeError;
 
 /// The machine type that the stream names.
 const MACHINE: &str = "virt";
@@ -31,7 +32,7 @@ pub fn start(
     machine: &Machine,
     objects: &Objects,
     descriptors: &Descriptors,
-    uuid: [u8; 16],
+    uuid: Option<[u8; 16]>,
     events: Recipient<MigrationEvent>,
     exit: Outlet<Exited>,
 ) -> (Addr<MigrationSource>, Addr<MigrationDestination>, Addr<DirtyRate>) {
@@ -160,6 +161,7 @@ impl Accept for Accepted {
                     ChannelError::OneChannel(_)
                     | ChannelError::Credentials(_)
                     | ChannelError::TlsOverFile => AcceptError::Final(reason),
+                    ChannelError::Tls(HandshakeError::Refused(_)) => AcceptError::Refused(reason),
                     _ => AcceptError::Connection(reason),
                 }
             })

@@ -122,9 +122,8 @@ async fn machine(
         Some(qtest::session::attach(parts))
     });
     let events = monitor.clone().recipient();
-    let uuid = spec.uuid.unwrap_or_default();
     let (source, destination, dirty_rate) =
-        migration::start(&machine, &objects, &descriptors, uuid, events, exit_of_migration);
+        migration::start(&machine, &objects, &descriptors, spec.uuid, events, exit_of_migration);
     let link = MigrationLink::to(&source, &destination).measured_by(&dirty_rate);
     monitor.send(ConnectMigration(link)).await?;
     let incoming = spec.incoming.is_some();

@@ -43,6 +43,8 @@ use postcopy::{Entered, Shared};
 pub enum AcceptError {
     /// This connection came to nothing (a handshake that failed); others may come.
     Connection(ErrorDesc),
+    /// The source does not want to talk to us: what it does not like it would find again.
+    Refused(ErrorDesc),
     /// None will come.
     Final(ErrorDesc),
 }
@@ -106,7 +108,8 @@ pub struct DestinationPeers {
     pub sections: Sections,
     /// The machine type, e.g. `virt`.
     pub machine: String,
-    pub uuid: [u8; 16],
+    /// `-uuid`
+    pub uuid: Option<[u8; 16]>,
 }
 
 impl std::fmt::Debug for DestinationPeers {
@@ -179,7 +182,7 @@ impl MigrationDestination {
                     Ok((Opening { channel, head }, gathering)) => {
                         let settings = this.settings.borrow().clone();
                         let sides = settings.capabilities.has(Capability::Multifd).then(|| {
-                            let uuid = this.peers.uuid;
+                            let uuid = this.peers.uuid.unwrap_or_default();
                             let (sides, taking) = multifd::prepare(gathering, &settings, uuid);
                             ctx.spawn(taking.into_actor(this));
                             sides
@@ -192,7 +195,7 @@ impl MigrationDestination {
             ));
             return;
         }
-        ctx.spawn(next(listener).into_actor(self).map(
+        ctx.spawn(next(listener, exit_on_error).into_actor(self).map(
             move |connected, this, ctx| match connected {
                 Ok((channel, listener)) => {
                     let incoming = Connected { channel, head: Vec::new(), sides: None };
@@ -280,11 +283,16 @@ impl MigrationDestination {
 }
 
 /// The next channel, and where others come from.
-async fn next(mut listener: Box<dyn Accept>) -> Result<(Channel, Box<dyn Accept>), ErrorDesc> {
+async fn next(
+    mut listener: Box<dyn Accept>,
+    refusal_ends: bool,
+) -> Result<(Channel, Box<dyn Accept>), ErrorDesc> {
     loop {
         match listener.accept().await {
             Ok(channel) => return Ok((channel, listener)),
-            Err(AcceptError::Connection(reason)) => {
+            // Whoever keeps the process to be asked can change that, and let it try again.
+            Err(AcceptError::Refused(reason)) if refusal_ends => return Err(reason),
+            Err(AcceptError::Connection(reason) | AcceptError::Refused(reason)) => {
                 tracing::error!("incoming migration: {reason}");
             }
             Err(AcceptError::Final(reason)) => return Err(reason),
@@ -358,15 +366,15 @@ impl Handler<RecoverIncoming> for MigrationDestination {
                 this.peers.events.do_send(MigrationEvent::Listening(addresses));
             }
             let waits =
-                ctx.spawn(next(listener).into_actor(this).map(
-                    |connected, this, ctx| match connected {
+                ctx.spawn(next(listener, false).into_actor(this).map(|connected, this, ctx| {
+                    match connected {
                         Ok((channel, listener)) => {
                             this.recover(channel);
                             this.accept_urgent(listener, ctx);
                         }
                         Err(reason) => tracing::error!("recovery of a migration: {reason}"),
-                    },
-                ));
+                    }
+                }));
             if let Some(recovery) = &mut this.recovery {
                 recovery.waits = Some(waits);
             }
@@ -381,7 +389,7 @@ impl MigrationDestination {
         if !self.settings.borrow().capabilities.has(Capability::PostcopyPreempt) {
             return;
         }
-        let second = ctx.spawn(next(listener).into_actor(self).map(|connected, this, _| {
+        let second = ctx.spawn(next(listener, false).into_actor(self).map(|connected, this, _| {
             match (connected, &this.recovery) {
                 // Who takes it may be gone.
                 (Ok((channel, _)), Some(recovery)) => drop(recovery.urgent.send(channel)),

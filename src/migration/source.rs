@@ -86,7 +86,8 @@ pub struct SourcePeers {
     pub sections: Sections,
     /// The machine type, e.g. `virt`.
     pub machine: String,
-    pub uuid: [u8; 16],
+    /// `-uuid`
+    pub uuid: Option<[u8; 16]>,
 }
 
 /// The harts as writers of memory.

@@ -4,3 +4,4 @@
 pub mod descriptors;
 pub mod inherited;
 pub mod resolve;
+pub mod unix_path;

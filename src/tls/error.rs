@@ -46,6 +46,9 @@ pub enum HandshakeError {
     Broken { error: String, seen: String },
     #[error("TLS handshake failed: A TLS fatal alert has been received: {0}")]
     Alert(String),
+    /// The peer has looked at our certificate.
+    #[error("TLS handshake failed: A TLS fatal alert has been received: {0}")]
+    Refused(String),
     #[error("TLS handshake failed: {0}")]
     Other(String),
 }
@@ -171,5 +174,13 @@ pub(super) fn of_alert(
         }
         other => format!("{other:?} ({code})"),
     };
-    HandshakeError::Alert(told)
+    match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateUnknown => HandshakeError::Refused(told),
+        _ => HandshakeError::Alert(told),
+    }
 }

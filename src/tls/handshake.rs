@@ -75,18 +75,16 @@ where
 {
     let credentials = &tls.credentials;
     let host = tls.hostname.as_deref().filter(|name| !name.is_empty()).or(host);
-    let host = match host {
-        Some(host) => host,
-        // Nobody will look at it.
-        None if !credentials.verify_peer => "localhost",
-        None => return Err(HandshakeError::NoHostname),
-    };
+    let nameless = host.is_none();
+    // Without one nobody looks at it.
+    let host = host.unwrap_or("localhost");
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| HandshakeError::BadHostname(host.to_owned()))?;
     let refusal = Refusal::default();
     let verifier = Verifier {
         credentials: Arc::clone(credentials),
         authorization: None,
+        nameless,
         refusal: Arc::clone(&refusal),
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&credentials.provider))
@@ -101,6 +99,7 @@ where
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
+    config.enable_sni = !nameless;
     let seen = Arc::new(Seen::default());
     let wire = Wire::new(io, Arc::clone(&seen));
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, wire).into_fallible();
@@ -144,6 +143,7 @@ where
         true => builder.with_client_cert_verifier(Arc::new(Verifier {
             credentials: Arc::clone(credentials),
             authorization: tls.authorization.clone(),
+            nameless: false,
             refusal: Arc::clone(&refusal),
         })),
     };

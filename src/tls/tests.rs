@@ -316,9 +316,13 @@ async fn certificates_are_told_good_from_bad_at_both_ends() {
         greet(&address, odd).await,
         "'no host' is not a hostname for certificate validation"
     );
-    let (a, _b) = Channel::pair(64);
-    let error = a.secured_as_client(&client_tls(&client), None).await.unwrap_err();
-    assert_eq!(error.to_string(), "No hostname for certificate validation");
+    // The server hears of it too.
+    let (a, b) = Channel::pair(1 << 16);
+    let (ours, theirs) = (client_tls(&client), server_tls(&server));
+    let (a, b) = tokio::join!(a.secured_as_client(&ours, None), b.secured_as_server(&theirs));
+    assert_eq!(a.unwrap_err().to_string(), "No hostname for certificate validation");
+    let heard = b.unwrap_err().to_string();
+    assert!(heard.contains("bad certificate: the peer refuses our certificate"), "{heard}");
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub(super) type Refusal = Arc<Mutex<Option<HandshakeError>>>;
 pub(super) struct Verifier {
     pub(super) credentials: Arc<X509Credentials>,
     pub(super) authorization: Option<Authorization>,
+    /// There is no name for the server's certificate to have.
+    pub(super) nameless: bool,
     pub(super) refusal: Refusal,
 }
 
@@ -59,6 +61,11 @@ impl ServerCertVerifier for Verifier {
         if !self.credentials.verify_peer {
             // The user has asked for an encrypted connection with whoever answers.
             return Ok(ServerCertVerified::assertion());
+        }
+        if self.nameless {
+            *self.refusal.lock() = Some(HandshakeError::NoHostname);
+            // The server hears that it is its certificate that nobody here can judge.
+            return Err(CertificateError::NotValidForName.into());
         }
         let verdict = self.credentials.servers.verify_server_cert(
             end_entity,

@@ -46,10 +46,8 @@ fn addresses() {
     std::fs::write(side.machine.path("regular"), "").expect("a file");
     let mut before = String::new();
     let long = format!("unix:/{}", "a".repeat(108));
-    let too_long = format!(
-        "UNIX socket path '/{}' is too long: it must be less than 108 bytes",
-        "a".repeat(108)
-    );
+    let too_long =
+        format!("UNIX socket path '/{}' is too long: at most 108 bytes fit", "a".repeat(108));
     let refused = "Error connecting to socket: Connection refused";
     let half = "exec: command exited before it had read the whole stream";
     for (uri, told, sentence) in [

@@ -12,6 +12,7 @@ const UNKNOWN: &str = "Make sure that your current VM setup matches your saved V
 #[test]
 fn machines_that_differ() {
     let uuid = "11111111-2222-3333-4444-555555555555";
+    let other = "22222222-2222-3333-4444-555555555555";
     for (here, there, cause) in [
         (
             "",
@@ -40,15 +41,15 @@ fn machines_that_differ() {
         // Refused before the source opens the return path.
         (
             &format!("-uuid {uuid}"),
-            "",
-            format!("UUID received is {uuid} and local is 00000000-0000-0000-0000-000000000000"),
+            &format!("-uuid {other}"),
+            format!("UUID received is {uuid} and local is {other}"),
         ),
     ] {
         let (mut source, mut destination) = (Side::source(here), Side::destination(there));
         for side in [&mut source, &mut destination] {
             side.switch("return-path", true);
-            side.switch("validate-uuid", true);
         }
+        source.switch("validate-uuid", true);
         let uri = destination.listen_tcp();
         source.migrate(&uri);
         source.states("failed");

@@ -44,8 +44,7 @@ fn refused_without_a_word() {
     let mut source = Side::source("-uuid 11111111-2222-3333-4444-555555555555");
     source.switch("validate-uuid", true);
     for _ in 0..3 {
-        let mut destination = Side::destination("");
-        destination.switch("validate-uuid", true);
+        let mut destination = Side::destination("-uuid 22222222-2222-3333-4444-555555555555");
         let uri = format!("unix:{}", destination.machine.path("socket").display());
         destination.listen(&uri);
         source.migrate(&uri);
@@ -58,6 +57,16 @@ fn refused_without_a_word() {
         assert!(destination.fails().contains(": UUID received is 11111111-"));
     }
     source.lives();
+    // One that has none of its own takes any.
+    let mut destination = Side::destination("");
+    let uri = destination.listen_tcp();
+    source.migrate(&uri);
+    source.reaches("completed");
+    destination.reaches("completed");
+    let warned = "warning: UUID is received 11111111-2222-3333-4444-555555555555, but local uuid \
+                  isn't set\n";
+    assert!(destination.machine.errors().ends_with(warned), "{}", destination.machine.errors());
+    destination.lives();
 }
 
 /// The figures go on while a destination that has everything does not say that it runs.

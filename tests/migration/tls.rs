@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::certificates::{Issuer, authority, credentials, expose, secure};
 use crate::harness::poll;
-use crate::side::Side;
+use crate::side::{Side, guest};
 
 #[test]
 fn certificates() {
@@ -90,7 +90,18 @@ fn certificates() {
         assert_eq!(destination.query()["status"], "setup");
     }
 
+    // Unless it is to end with what it waits for: a source that does not like its certificate would
+    // not like it again. QEMU's ends too.
     secure(&mut source, &root.path().join("client"), "client");
+    let mut waiting = Side::start(guest("-incoming tcp:127.0.0.1:0"));
+    let port = waiting.query()["socket-address"][0]["port"].as_str().expect("a port").to_owned();
+    secure(&mut waiting, &root.path().join("elsewhere"), "server");
+    source.migrate(&format!("tcp:127.0.0.1:{port}"));
+    source.fails();
+    assert_eq!(waiting.machine.exit_code(), 1);
+    let errors = waiting.machine.errors();
+    assert!(errors.contains("the peer refuses our certificate \"CN=server\""), "{errors}");
+
     // Not on the list.
     let mut strict = Side::destination("-object authz-simple,id=only,identity=CN=somebody");
     secure(&mut strict, &root.path().join("server"), "server");

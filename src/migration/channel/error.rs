@@ -25,7 +25,7 @@ pub enum ChannelError {
     Cid(String),
     #[error("Failed to parse port '{0}'")]
     VsockPort(String),
-    #[error("UNIX socket path '{path}' is too long: it must be less than {limit} bytes")]
+    #[error("UNIX socket path '{path}' is too long: at most {limit} bytes fit")]
     PathTooLong { path: String, limit: usize },
     #[error("Failed to bind socket to {address}: {reason}")]
     Bind { address: String, reason: String },

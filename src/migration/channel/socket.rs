@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,10 +21,9 @@ use super::listen::{Socket, inet_value};
 use super::{Channel, ChannelKind, Outgoing};
 use crate::chardev::fd::PollFd;
 use crate::net::resolve::{ResolveCause, ResolveError, Resolver, is_numeric};
+use crate::net::unix_path::{SUN_PATH, UnixPath};
 use crate::qmp::error::os_words;
 
-/// Size of a UNIX socket's address (`sun_path`), with its terminating zero.
-const SUN_PATH: usize = 108;
 /// Connections that may wait to be accepted: as many as multifd opens at once.
 const BACKLOG: u32 = 256;
 /// Before trying again to connect to a UNIX socket whose queue is full.
@@ -180,21 +179,28 @@ fn listen_one(mut address: SocketAddr, inet: &InetAddress) -> io::Result<TcpList
 }
 
 /// The path that tokio takes: an abstract name starts with a zero byte.
-fn unix_path(unix: &UnixAddress) -> Result<PathBuf, ChannelError> {
+fn unix_path(
+    unix: &UnixAddress,
+    failed: impl FnOnce(io::Error) -> ChannelError,
+) -> Result<UnixPath, ChannelError> {
+    let too_long = |limit| {
+        let path = unix.path.display().to_string();
+        Err(ChannelError::PathTooLong { path, limit })
+    };
+    if unix.is_abstract != Some(true) {
+        let path = UnixPath::new(&unix.path).map_err(failed)?;
+        return path.map_or_else(|| too_long(SUN_PATH), Ok);
+    }
     let bytes = unix.path.as_os_str().as_bytes();
     if bytes.len() >= SUN_PATH {
-        let path = unix.path.display().to_string();
-        return Err(ChannelError::PathTooLong { path, limit: SUN_PATH });
-    }
-    if unix.is_abstract != Some(true) {
-        return Ok(unix.path.clone());
+        return too_long(SUN_PATH - 1);
     }
     let mut name = vec![0];
     name.extend(bytes);
     if unix.tight == Some(false) {
         name.resize(SUN_PATH, 0);
     }
-    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(&name)))
+    Ok(UnixPath::abstract_name(&name))
 }
 
 fn over_unix(stream: UnixStream, path: &Path) -> io::Result<Channel> {
@@ -202,9 +208,12 @@ fn over_unix(stream: UnixStream, path: &Path) -> io::Result<Channel> {
 }
 
 pub(super) async fn connect_unix(unix: &UnixAddress) -> Result<Channel, ChannelError> {
-    let path = unix_path(unix)?;
+    let path = unix_path(unix, |error| ChannelError::connect(&error))?;
     loop {
-        match UnixStream::connect(&path).await.and_then(|stream| over_unix(stream, &unix.path)) {
+        match UnixStream::connect(path.path())
+            .await
+            .and_then(|stream| over_unix(stream, &unix.path))
+        {
             // The listener's queue is full: it will accept, or the caller gives up.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::time::sleep(QUEUE_FULL_PAUSE).await;
@@ -216,15 +225,15 @@ pub(super) async fn connect_unix(unix: &UnixAddress) -> Result<Channel, ChannelE
 
 pub(super) fn listen_unix(unix: &UnixAddress) -> Result<UnixListener, ChannelError> {
     let failed = |error: io::Error| ChannelError::bind(unix.path.display().to_string(), &error);
-    let path = unix_path(unix)?;
+    let path = unix_path(unix, failed)?;
     if unix.is_abstract != Some(true) {
         // What an earlier listener left behind.
-        match std::fs::remove_file(&path) {
+        match std::fs::remove_file(&unix.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
     }
-    UnixListener::bind(&path).map_err(failed)
+    UnixListener::bind(path.path()).map_err(failed)
 }
 
 /// A socket of this kind that is `fd`, already connected.

@@ -125,7 +125,7 @@ async fn refusals_are_told_in_full() {
         ),
         (
             format!("unix:{long}"),
-            format!("UNIX socket path '{long}' is too long: it must be less than 108 bytes"),
+            format!("UNIX socket path '{long}' is too long: at most 108 bytes fit"),
         ),
         ("vsock:x:1".into(), "Failed to parse cid 'x'".into()),
         ("vsock:1:2:3".into(), "Failed to parse port '2:3'".into()),

@@ -268,17 +268,22 @@ impl Load {
                 )));
             }
         }
-        if let Some(theirs) = theirs.uuid
-            && self.settings.capabilities.has(Capability::ValidateUuid)
-            && theirs != self.peers.uuid
-        {
-            return Err(LoadError::invalid(format!(
+        // Whether this is looked at is for the source to say.
+        match (theirs.uuid, self.peers.uuid) {
+            (Some(theirs), Some(ours)) if theirs != ours => Err(LoadError::invalid(format!(
                 "UUID received is {} and local is {}",
                 uuid_text(&theirs),
-                uuid_text(&self.peers.uuid)
-            )));
+                uuid_text(&ours)
+            ))),
+            (Some(theirs), None) => {
+                let theirs = uuid_text(&theirs);
+                crate::report::line(&format!(
+                    "warning: UUID is received {theirs}, but local uuid isn't set"
+                ));
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A whole section, or the first piece of RAM.

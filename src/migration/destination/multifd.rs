@@ -89,7 +89,7 @@ impl Gathering {
                     Ok(channel) => {
                         self.unknown.spawn(first_word(channel));
                     }
-                    Err(AcceptError::Connection(reason)) => {
+                    Err(AcceptError::Connection(reason) | AcceptError::Refused(reason)) => {
                         tracing::error!("incoming migration: {reason}");
                     }
                     Err(AcceptError::Final(reason)) => self.over = Some(reason),

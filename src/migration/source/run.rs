@@ -201,7 +201,7 @@ impl Run {
         // Nobody has lost pages yet that could be listed.
         self.line = Some(Line::new(channel, listens.then_some(0)));
         if self.has(Capability::Multifd) && self.mapped.is_none() {
-            let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid);
+            let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid.unwrap_or_default());
             self.opened_sides = multifd::open(connect, &self.address, &self.settings, uuid).await?;
         }
         Ok(())
@@ -256,7 +256,7 @@ impl Run {
         Configuration {
             machine: self.peers.machine.clone(),
             capabilities: on.map(|c| c.name().to_owned()).collect(),
-            uuid: self.has(Capability::ValidateUuid).then_some(self.peers.uuid),
+            uuid: self.peers.uuid.filter(|_| self.has(Capability::ValidateUuid)),
         }
     }
 

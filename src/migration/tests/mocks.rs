@@ -386,7 +386,7 @@ pub(super) fn source_of(line: Line, machine: Option<MachineMemory>) -> SourceRig
         memory,
         sections: Sections::default(),
         machine: "virt".to_owned(),
-        uuid: [7; 16],
+        uuid: Some([7; 16]),
     };
     let actor = MigrationSource::new(peers).start();
     SourceRig { actor, told, released, keeps, lost, undone, handed_over, line, fault, again, log }
@@ -437,7 +437,7 @@ pub(super) fn destination_of(
         }),
         sections: Sections::default(),
         machine: machine.to_owned(),
-        uuid: [7; 16],
+        uuid: Some([7; 16]),
     };
     let actor = MigrationDestination::new(peers).start();
     DestinationRig { actor, told, line, taken, released, arrived, exited }
