@@ -2,12 +2,15 @@
 
 use serde_json::json;
 
+use crate::harness::poll;
 use crate::side::{Side, guest};
 
 /// Waits for a migration from its start, and ends if that fails.
-fn waiting() -> (Side, String) {
+pub fn waiting() -> (Side, String) {
     let mut side = Side::start(guest("-incoming tcp:127.0.0.1:0"));
-    let port = side.query()["socket-address"][0]["port"].as_str().expect("a port").to_owned();
+    // A client may be there before the machine listens.
+    let port =
+        poll("a port", || side.query()["socket-address"][0]["port"].as_str().map(str::to_owned));
     (side, format!("tcp:127.0.0.1:{port}"))
 }
 

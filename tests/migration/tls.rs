@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use crate::certificates::{Issuer, authority, credentials, expose, secure};
 use crate::harness::poll;
-use crate::side::{Side, guest};
+use crate::live_settings::waiting;
+use crate::side::Side;
 
 #[test]
 fn certificates() {
@@ -93,10 +94,9 @@ fn certificates() {
     // Unless it is to end with what it waits for: a source that does not like its certificate would
     // not like it again. QEMU's ends too.
     secure(&mut source, &root.path().join("client"), "client");
-    let mut waiting = Side::start(guest("-incoming tcp:127.0.0.1:0"));
-    let port = waiting.query()["socket-address"][0]["port"].as_str().expect("a port").to_owned();
+    let (mut waiting, uri) = waiting();
     secure(&mut waiting, &root.path().join("elsewhere"), "server");
-    source.migrate(&format!("tcp:127.0.0.1:{port}"));
+    source.migrate(&uri);
     source.fails();
     assert_eq!(waiting.machine.exit_code(), 1);
     let errors = waiting.machine.errors();
