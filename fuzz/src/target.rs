@@ -138,7 +138,7 @@ impl Target {
             memory: Box::new(move |settings| Box::new(memory.outgoing(settings))),
             sections: self.machine.sections.clone(),
             machine: "virt".to_owned(),
-            uuid: [0; 16],
+            uuid: Some([0; 16]),
         };
         let source = MigrationSource::new(peers).start();
         let settings = Settings::default();
@@ -170,7 +170,7 @@ impl Target {
             memory: Box::new(move |settings| Box::new(memory.incoming(settings))),
             sections: self.machine.sections.clone(),
             machine: "virt".to_owned(),
-            uuid: [0; 16],
+            uuid: Some([0; 16]),
         };
         let destination = MigrationDestination::new(peers).start();
         let settings = Settings::default();
