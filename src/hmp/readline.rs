@@ -350,7 +350,7 @@ mod tests {
             (b"co\t", "c¶«co¶««cont ¶"),
             (
                 b"s\t",
-                "s¶\\r\\ns                 stop              system_powerdown  system_reset      \\r\\n(qemu) s¶",
+                "s¶\\r\\ns                     set_vcpu_dirty_limit  stop                  \\r\\nsystem_powerdown      system_reset          \\r\\n(qemu) s¶",
             ),
             (b"zzz\t", "z¶«zz¶««zzz¶"),
             (b"cont \t", "c¶«co¶««con¶«««cont¶««««cont ¶"),
