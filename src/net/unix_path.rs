@@ -1,6 +1,7 @@
 //! Paths of UNIX sockets. The kernel's addresses have room for 108 bytes, and take a path that fills
 //! them without the zero that ends a shorter one. What makes addresses here wants that zero, so such
-//! a path is said in fewer bytes, from its directory on.
+//! a path is said in fewer bytes, from its directory on; one that is hardly more than a file's name
+//! cannot be.
 
 use std::ffi::OsStr;
 use std::io;
@@ -66,19 +67,22 @@ mod tests {
 
     #[test]
     fn a_path_may_fill_the_address() {
-        let directory = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        // Longer than what stands for it.
+        let directory = root.path().join("d".repeat(30));
+        std::fs::create_dir(&directory).unwrap();
         for length in [SUN_PATH - 1, SUN_PATH] {
-            let path = path_of(directory.path(), length);
+            let path = path_of(&directory, length);
             let listener = UnixListener::bind(UnixPath::new(&path).unwrap().unwrap().path());
             let listener = listener.unwrap();
             assert!(path.exists(), "{length}");
             UnixStream::connect(UnixPath::new(&path).unwrap().unwrap().path()).unwrap();
             listener.accept().unwrap();
         }
-        let too_long = path_of(directory.path(), SUN_PATH + 1);
+        let too_long = path_of(&directory, SUN_PATH + 1);
         assert!(UnixPath::new(&too_long).unwrap().is_none());
         assert!(UnixPath::new(Path::new(&"n".repeat(SUN_PATH))).unwrap().is_none());
-        let nowhere = path_of(&directory.path().join("no"), SUN_PATH);
+        let nowhere = path_of(&directory.join("no"), SUN_PATH);
         assert_eq!(UnixPath::new(&nowhere).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
