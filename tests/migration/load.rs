@@ -106,12 +106,13 @@ pub fn start(shell: &mut Shell<'_>) {
         shell.run(&format!("cat >/t/{name} <<'EOF'\n{program}\nEOF"));
     }
     shell.run("stty raw -echo </dev/hvc0");
+    // In shells of their own: this one says nothing when one of them ends.
     shell.run(
-        "(n=0; while :; do echo $n $EPOCHREALTIME; n=$((n+1)); usleep 10000; done) >/dev/hvc0 &",
+        "(n=0; while :; do echo $n $EPOCHREALTIME; n=$((n+1)); usleep 10000; done >/dev/hvc0 &)",
     );
-    shell.run("nc -l -p 7000 -e sh /t/server &");
-    shell.run("for p in counter memory timers disk; do sh /t/$p & done");
-    shell.run("until nc 127.0.0.1 7000 -e sh /t/client; do usleep 100000; done 2>/dev/null &");
+    shell.run("(nc -l -p 7000 -e sh /t/server &)");
+    shell.run("for p in counter memory timers disk; do (sh /t/$p &); done");
+    shell.run("(until nc 127.0.0.1 7000 -e sh /t/client; do usleep 100000; done 2>/dev/null &)");
 }
 
 /// How many rounds each program has made.
