@@ -103,17 +103,19 @@ async fn machine(
         MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
         machine_info(&spec, &chardevs, objects.clone(), descriptors.clone()),
     );
-    for (mode, backend) in monitors {
-        let Some(backend) = backend else { continue };
-        match mode {
-            MonitorMode::Hmp => {
-                hmp::session::attach(backend, monitor.clone());
-            }
-            MonitorMode::Qmp { pretty } => {
-                qmp::session::attach(backend, monitor.clone(), pretty);
+    let serve = |monitor: &Addr<Monitor>| {
+        for (mode, backend) in monitors {
+            let Some(backend) = backend else { continue };
+            match mode {
+                MonitorMode::Hmp => {
+                    hmp::session::attach(backend, monitor.clone());
+                }
+                MonitorMode::Qmp { pretty } => {
+                    qmp::session::attach(backend, monitor.clone(), pretty);
+                }
             }
         }
-    }
+    };
     signals.machine(&machine);
     let qtest = qtest_log.and_then(|log| {
         let QtestParts { memory, gpios, clock, harts } = machine.qtest.take()?;
@@ -126,11 +128,17 @@ async fn machine(
         migration::start(&machine, &objects, &descriptors, spec.uuid, events, exit_of_migration);
     let link = MigrationLink::to(&source, &destination).measured_by(&dirty_rate);
     monitor.send(ConnectMigration(link)).await?;
-    let incoming = spec.incoming.is_some();
-    machine.vm.send(PowerOn { run: !spec.start_paused, incoming }).await??;
+    let power_on = PowerOn { run: !spec.start_paused, incoming: spec.incoming.is_some() };
     if let Some(Incoming::At { address, origin }) = spec.incoming {
+        machine.vm.send(power_on).await??;
         let listening = monitor.send(Listen(address)).await?;
         listening.map_err(|error| anyhow::anyhow!("{origin}: {}", error.desc))?;
+        // Who sees a monitor's greeting may connect.
+        serve(&monitor);
+    } else {
+        // They are told of everything from the start.
+        serve(&monitor);
+        machine.vm.send(power_on).await??;
     }
     ready()?;
     let code = exited.await?;

@@ -82,7 +82,7 @@ impl Capability {
             // QEMU's sentence for its builds without replication.
             Self::XColo => Some("QEMU compiled without replication module can't enable COLO"),
             Self::DirtyBitmaps => Some("there are no dirty bitmaps to migrate"),
-            Self::BackgroundSnapshot => Some("Background-snapshot is not supported by host kernel"),
+            Self::BackgroundSnapshot => Some("background snapshots are not available"),
             Self::ZeroCopySend => Some("zero-copy sending is not available"),
             _ => None,
         }

@@ -174,8 +174,8 @@ impl RamSaver {
         self.phase = phase;
     }
 
-    /// Ask which pages were written, and add them to what remains; a pass begins. How many pages
-    /// that had been sent are to be sent again.
+    /// Ask which pages were written, and add them to what remains: after a pass, or in one, which
+    /// then goes on from where it is. How many pages that had been sent are to be sent again.
     pub fn sync(&mut self, now: Instant) -> u64 {
         let mut again = 0;
         for Outgoing { written, remaining, .. } in &mut self.blocks {
@@ -193,7 +193,6 @@ impl RamSaver {
         if let Some(xbzrle) = &mut self.cache {
             xbzrle.next_pass();
         }
-        self.at = (0, 0);
         again
     }
 
@@ -317,6 +316,8 @@ impl RamSaver {
                 return Some((number, page));
             }
         }
+        // The next pass goes through memory from its beginning.
+        self.at = (0, 0);
         None
     }
 

@@ -42,6 +42,9 @@ use postcopy::Urgent;
 
 /// Bytes that are made before they are written.
 const CHUNK: usize = 512 << 10;
+/// Within a pass that takes longer, writes are asked about as often (QEMU's
+/// `CPU_THROTTLE_DIRTY_SYNC_TIMESLICE_MS`).
+const SLOW_PASS: Duration = Duration::from_secs(5);
 /// How long a destination that has hung up may take to say why.
 const REASON_WAIT: Duration = Duration::from_secs(1);
 /// How often it is looked whether the destination takes what was sent.
@@ -268,21 +271,13 @@ impl Run {
                 if self.wants_postcopy() && self.agreed(memory).await? {
                     return Ok(Next::Postcopy);
                 }
+                if self.passes_slowly() {
+                    self.collect(memory).await?;
+                }
                 // Others on this thread (a cancellation) get their turn.
                 tokio::task::yield_now().await;
             }
-            self.flush_sides(memory).await?;
-            self.taken(memory).await?;
-            self.figures.remaining_at_pass = memory.remaining();
-            let parameters = self.wishes.borrow().parameters.clone();
-            memory.set_parameters(&parameters);
-            let written = memory.collect()?;
-            let brakes =
-                [(Capability::AutoConverge, Brake::Rest), (Capability::DirtyLimit, Brake::Writes)];
-            if let Some((_, brake)) = brakes.into_iter().find(|(brake, _)| self.has(*brake)) {
-                self.convergence.pass(written, self.transferred(), &parameters, brake);
-            }
-            self.pass(memory);
+            self.collect(memory).await?;
             if memory.remaining() <= self.most_while_stopped() && self.agreed(memory).await? {
                 return Ok(Next::Completion);
             }
@@ -291,6 +286,31 @@ impl Run {
                 return Ok(Next::Postcopy);
             }
         }
+    }
+
+    /// With `auto-converge`, so that the guest is slowed down in time: whether writes were last
+    /// asked about too long ago, though the pass is not done. The first pass sends everything.
+    fn passes_slowly(&self) -> bool {
+        self.has(Capability::AutoConverge)
+            && self.figures.passes > 1
+            && self.figures.pass_begun.elapsed() >= SLOW_PASS
+    }
+
+    /// Learn what the guest has written, and slow it down if it is faster than we are.
+    async fn collect(&mut self, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
+        self.flush_sides(memory).await?;
+        self.taken(memory).await?;
+        self.figures.remaining_at_pass = memory.remaining();
+        let parameters = self.wishes.borrow().parameters.clone();
+        memory.set_parameters(&parameters);
+        let written = memory.collect()?;
+        let brakes =
+            [(Capability::AutoConverge, Brake::Rest), (Capability::DirtyLimit, Brake::Writes)];
+        if let Some((_, brake)) = brakes.into_iter().find(|(brake, _)| self.has(*brake)) {
+            self.convergence.pass(written, self.transferred(), &parameters, brake);
+        }
+        self.pass(memory);
+        Ok(())
     }
 
     /// Send a piece of memory; false if none was left.

@@ -1,5 +1,7 @@
 //! The source: every way out of it, with the states on the way and the sentence at the end.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::mocks::*;
@@ -242,6 +244,23 @@ async fn passes_go_on_until_what_is_left_fits_into_the_downtime() {
     settings.parameters.max_bandwidth = 1 << 20;
     settings.parameters.downtime_limit = 1;
     rig.migrate(settings).await.unwrap();
+    assert_eq!(rig.told.states().await.last(), Some(&MigrationState::Completed));
+    assert!(rig.again.lock().is_empty());
+}
+
+#[actix::test]
+async fn a_pass_that_takes_long_is_looked_into_for_the_sake_of_convergence() {
+    tokio::time::pause();
+    let (near, far) = Channel::pair(1 << 16);
+    let mut rig = source(Line::Open(near));
+    drain(far);
+    // The second pass takes 12.5 s: after 5 and 10 of them, and at its end, nothing was written.
+    *rig.again.lock() = vec![0, 0, 0, 200];
+    let mut settings = with(&[Capability::AutoConverge]);
+    settings.parameters.max_bandwidth = 64 << 10;
+    settings.parameters.downtime_limit = 1;
+    rig.migrate(settings).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(rig.told.states().await.last(), Some(&MigrationState::Completed));
     assert!(rig.again.lock().is_empty());
 }

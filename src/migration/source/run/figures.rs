@@ -32,9 +32,9 @@ pub(super) struct Figures {
     /// bytes/ms
     pub(super) bandwidth: f64,
     pages_per_second: u64,
-    passes: u64,
+    pub(super) passes: u64,
     pub(super) remaining_at_pass: u64,
-    pass_begun: Instant,
+    pub(super) pass_begun: Instant,
     dirty_pages_rate: u64,
 }
 
