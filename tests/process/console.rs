@@ -36,11 +36,11 @@ fn keys() {
     console.send(format!("{ESCAPE}cecho guest\r"));
     console.expect("\nguest\r\r\n> ");
     // Typed ahead, each gets its own; the monitor's words may be anywhere among the guest's.
-    console.send(format!("{ESCAPE}cinfo status\r{ESCAPE}cecho again\r"));
+    console.send(format!("{ESCAPE}cinfo status\r{ESCAPE}cecho %%%%\r"));
     console.expect_text(|text| {
-        let monitor = ["VM status: running\r\r\n", "(qemu) "];
-        let guest = monitor.iter().fold(text.to_owned(), |text, words| text.replacen(words, "", 1));
-        guest.len() + monitor.concat().len() == text.len() && guest.ends_with("again\r\r\n> ")
+        // Of the monitor's answer, of its two prompts, of the guest's echo and answer.
+        let count = |c| text.matches(c).count();
+        (count('V'), count('q'), count('%')) == (1, 2, 8)
     });
     // Ctrl-a itself, and Ctrl-c, reach the guest, which leaves control characters out of a line.
     console.send(format!("{ESCAPE}{ESCAPE}\x03echo still here\r"));
