@@ -162,6 +162,13 @@ impl MemoryTarget for FakeTarget {
     }
 }
 
+/// Every byte of it.
+pub(super) fn content(ram: &GuestRam) -> Vec<u8> {
+    let mut bytes = vec![0; ram.size() as usize];
+    ram.read(ram.base(), &mut bytes).unwrap();
+    bytes
+}
+
 /// What becomes of a connection.
 pub(super) enum Line {
     Refused(&'static str),

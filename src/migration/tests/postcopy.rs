@@ -143,12 +143,6 @@ impl Both {
     }
 }
 
-fn content(ram: &GuestRam) -> Vec<u8> {
-    let mut bytes = vec![0; (PAGES_OF_RAM * PAGE_SIZE) as usize];
-    ram.read(RAM_BASE, &mut bytes).unwrap();
-    bytes
-}
-
 /// A guest that looks at its pages, each when it has come, in an order that is not theirs.
 fn guest(ram: &Arc<GuestRam>, expected: Vec<u8>) -> JoinHandle<()> {
     let ram = Arc::clone(ram);
