@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 
+use super::complete::{Completes, Names};
 use super::expression::{Lookup, evaluate};
 use super::state::HmpState;
 
 /// Longest string argument, in bytes.
 const MAX_STRING: usize = 1023;
+/// Most words that [`words`] tells apart.
+pub(super) const MAX_WORDS: usize = 16;
 
 /// What an argument is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,13 +21,12 @@ pub enum Kind {
     Text,
     /// All that is left of the line, as it stands.
     Rest,
-    /// A word or string, called a file name in errors.
+    /// A word or string that names a file of the host.
     File,
-    /// A word that names a monitor command (completed as such).
-    CommandName,
-    /// A word that names a migration capability, or a migration parameter.
-    Capability,
-    MigrationParameter,
+    /// A word or string that names a block device.
+    Block,
+    /// `key=value,...` in one word or string; nothing at all is no argument.
+    Options,
     /// `on` or `off`.
     Switch,
     /// An expression whose value fits 32 bits.
@@ -35,22 +37,71 @@ pub enum Kind {
     Format,
 }
 
+impl Kind {
+    /// What an error says of a word that is not there.
+    fn expected(self) -> &'static str {
+        match self {
+            Self::File => "filename expected",
+            Self::Block => "block device name expected",
+            _ => "string expected",
+        }
+    }
+}
+
 /// One argument of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument {
     pub name: &'static str,
     pub kind: Kind,
     pub optional: bool,
+    pub completes: Completes,
 }
 
 /// An argument that must be there (a flag never must).
 pub const fn required(name: &'static str, kind: Kind) -> Argument {
-    Argument { name, kind, optional: false }
+    let completes = match kind {
+        Kind::File => Completes::Files,
+        Kind::Switch => Completes::Words(&["on", "off"]),
+        _ => Completes::Nothing,
+    };
+    Argument { name, kind, optional: false, completes }
 }
 
 /// An argument that may be left out.
 pub const fn optional(name: &'static str, kind: Kind) -> Argument {
-    Argument { name, kind, optional: true }
+    Argument { optional: true, ..required(name, kind) }
+}
+
+impl Argument {
+    /// The argument is a word of what a table of names has.
+    pub const fn among(self, names: Names) -> Self {
+        Self { completes: Completes::Names(names), ..self }
+    }
+
+    /// The argument is a command line itself.
+    pub const fn a_command(self) -> Self {
+        Self { completes: Completes::CommandLine, ..self }
+    }
+}
+
+/// White space as a line has it.
+pub(super) fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
+}
+
+/// The words and quoted strings of a line; `None` for one that cannot be read.
+pub(super) fn words(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start_matches(is_space);
+    while !rest.is_empty() {
+        if words.len() == MAX_WORDS {
+            return None;
+        }
+        let (word, after) = string(rest)?;
+        words.push(word);
+        rest = after.trim_start_matches(is_space);
+    }
+    Some(words)
 }
 
 /// `/4xw`: how many, how shown, how wide.
@@ -125,95 +176,101 @@ pub fn parse(
     register: Lookup<'_>,
 ) -> Result<Arguments, String> {
     let mut arguments = Arguments::default();
-    let mut rest = line.trim_start();
-    for argument in description {
+    let mut rest = line.trim_start_matches(is_space);
+    for (position, argument) in description.iter().enumerate() {
         let (parsed, after) = match argument.kind {
-            Kind::Flag(letter) => match rest.strip_prefix('-') {
-                None => (None, rest),
-                Some(option) => match option.strip_prefix(letter) {
-                    Some(after) => (Some(Parsed::Flag), after),
-                    None if is_flag(option, description) => (None, rest),
-                    None => {
-                        let given = option.chars().next().unwrap_or_default();
-                        return Err(format!("{command}: unsupported option -{given}"));
-                    }
-                },
-            },
+            Kind::Flag(letter) => flag(command, letter, &description[position + 1..], rest)?,
             _ if rest.is_empty() && argument.optional => (None, rest),
-            Kind::Rest if rest.is_empty() => return Err(format!("{command}: string expected")),
-            Kind::Rest => (Some(Parsed::Text(rest.trim_end().to_owned())), ""),
+            Kind::Rest if rest.is_empty() => return Err(format!("{command}: string expected\n")),
+            Kind::Rest => (Some(Parsed::Text(rest.to_owned())), ""),
+            Kind::Options if rest.is_empty() => (None, rest),
             Kind::Switch => {
-                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                let end = rest.find(|c: char| !c.is_ascii_graphic()).unwrap_or(rest.len());
                 let on = match &rest[..end] {
                     "on" => true,
                     "off" => false,
-                    _ => return Err("Expected 'on' or 'off'".into()),
+                    _ => return Err("Expected 'on' or 'off'\n".into()),
                 };
                 (Some(Parsed::Switch(on)), &rest[end..])
             }
-            Kind::Text
-            | Kind::File
-            | Kind::CommandName
-            | Kind::Capability
-            | Kind::MigrationParameter => match string(rest) {
-                Ok((text, after)) => (Some(Parsed::Text(text)), after),
-                Err(reason) => {
-                    let what = if argument.kind == Kind::File { "filename" } else { "string" };
-                    return Err(format!("{reason}{command}: {what} expected"));
-                }
-            },
+            Kind::Text | Kind::File | Kind::Block => {
+                let Some((text, after)) = string(rest) else {
+                    return Err(format!("{command}: {}\n", argument.kind.expected()));
+                };
+                (Some(Parsed::Text(text)), after)
+            }
+            Kind::Options => {
+                let (text, after) = string(rest).ok_or_else(String::new)?;
+                (Some(Parsed::Text(text)), after)
+            }
             Kind::Int | Kind::Long => {
-                let (value, after) = evaluate(rest, register)?;
+                let (value, after) =
+                    evaluate(rest, register).map_err(|error| format!("{error}\n"))?;
                 if argument.kind == Kind::Int && value >> 32 != 0 {
                     let sentence = "integer is for 32-bit values";
-                    return Err(format!("'{command}' has failed: {sentence}"));
+                    return Err(format!("'{command}' has failed: {sentence}\n"));
                 }
                 (Some(Parsed::Number(value)), after)
             }
             Kind::Format => {
-                let (format, after) = format(rest, state)?;
+                let (format, after) = format(rest, state).map_err(|error| format!("{error}\n"))?;
                 (Some(Parsed::Format(format)), after)
             }
         };
         if let Some(parsed) = parsed {
             arguments.0.insert(argument.name, parsed);
         }
-        rest = after.trim_start();
+        rest = after.trim_start_matches(is_space);
     }
     match rest.is_empty() {
         true => Ok(arguments),
-        false => Err(format!("{command}: extraneous characters at the end of line")),
+        false => Err(format!("{command}: extraneous characters at the end of line\n")),
     }
 }
 
-fn is_flag(option: &str, description: &[Argument]) -> bool {
-    let given = option.chars().next();
-    description.iter().any(|a| matches!(a.kind, Kind::Flag(letter) if Some(letter) == given))
+/// A flag at its place, or nothing if there is another one there, which `later` has.
+fn flag<'t>(
+    command: &str,
+    letter: char,
+    later: &[Argument],
+    text: &'t str,
+) -> Result<(Option<Parsed>, &'t str), String> {
+    let Some(option) = text.strip_prefix('-') else { return Ok((None, text)) };
+    if let Some(after) = option.strip_prefix(letter) {
+        return Ok((Some(Parsed::Flag), after));
+    }
+    let mut flags = later.iter().filter_map(|argument| match argument.kind {
+        Kind::Flag(letter) => Some(letter),
+        _ => None,
+    });
+    match option.chars().next() {
+        // A lone dash is anything that starts with one.
+        None if flags.next().is_some() => Ok((None, text)),
+        None => Err(format!("{command}: unsupported option -")),
+        Some(given) if flags.any(|letter| letter == given) => Ok((None, text)),
+        Some(given) => Err(format!("{command}: unsupported option -{given}\n")),
+    }
 }
 
-/// A word or a quoted string; the error is what is printed before "string expected".
-fn string(text: &str) -> Result<(String, &str), String> {
+/// A word or a quoted string, and what follows it.
+fn string(text: &str) -> Option<(String, &str)> {
     let mut out = String::new();
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(char::is_whitespace).unwrap_or(text.len());
+        let end = text.find(is_space).unwrap_or(text.len());
         out.push_str(&text[..end]);
-        return if end == 0 { Err(String::new()) } else { Ok((clipped(out), &text[end..])) };
+        return (end != 0).then(|| (clipped(out), &text[end..]));
     };
     let mut chars = quoted.chars();
     loop {
-        match chars.next() {
-            None => return Err("unterminated string\n".into()),
-            Some('"') => return Ok((clipped(out), chars.as_str())),
-            Some('\\') => match chars.next() {
-                Some('n') => out.push('\n'),
-                Some('r') => out.push('\r'),
-                Some(c @ ('\\' | '\'' | '"')) => out.push(c),
-                other => {
-                    let given = other.map(String::from).unwrap_or_default();
-                    return Err(format!("unsupported escape code: '\\{given}'\n"));
-                }
+        match chars.next()? {
+            '"' => return Some((clipped(out), chars.as_str())),
+            '\\' => match chars.next()? {
+                'n' => out.push('\n'),
+                'r' => out.push('\r'),
+                c @ ('\\' | '\'' | '"') => out.push(c),
+                _ => return None,
             },
-            Some(c) => out.push(c),
+            c => out.push(c),
         }
     }
 }
@@ -244,7 +301,7 @@ fn format<'t>(text: &'t str, state: &mut HmpState) -> Result<(Format, &'t str), 
         }
         rest = &rest[1..];
     }
-    if let Some(c) = rest.chars().next().filter(|c| !c.is_whitespace()) {
+    if let Some(c) = rest.chars().next().filter(|c| !is_space(*c)) {
         return Err(format!("invalid char in format: '{c}'"));
     }
     state.letter = letter.unwrap_or(state.letter);
@@ -282,13 +339,8 @@ mod tests {
                 r#"0 16 "a \"b" "#,
                 r#"file=Text("a \"b") size=Number(16) val=Number(0)"#,
             ),
-            ("memsave", SAVE, r#"0 16 "a"#, "unterminated string\nmemsave: string expected"),
-            (
-                "memsave",
-                SAVE,
-                r#"0 16 "\q"#,
-                "unsupported escape code: '\\q'\nmemsave: string expected",
-            ),
+            ("memsave", SAVE, r#"0 16 "a"#, "memsave: string expected"),
+            ("memsave", SAVE, r#"0 16 "\q"#, "memsave: string expected"),
             (
                 "memsave",
                 SAVE,
@@ -313,7 +365,7 @@ mod tests {
         ] {
             let mut state = HmpState { size: 1, ..Default::default() };
             let found = match parse(name, description, line, &mut state, &|_| None) {
-                Err(error) => error,
+                Err(error) => error.trim_end().to_owned(),
                 Ok(arguments) => {
                     let mut list: Vec<_> =
                         arguments.0.iter().map(|(k, v)| format!("{k}={v:?}")).collect();

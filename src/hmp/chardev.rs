@@ -1,11 +1,29 @@
 //! Character devices: ring buffers and breaks.
 
+use std::sync::Arc;
+
 use super::command::Call;
 use crate::qmp::command::Command;
-use crate::qmp::commands::chardev::{ChardevSendBreak, DataFormat, RingbufRead, RingbufWrite};
+use crate::qmp::commands::chardev::{
+    ChardevSendBreak, DataFormat, QueryChardev, RingbufRead, RingbufWrite,
+};
 use crate::qmp::error::QmpError;
+use crate::qmp::link::Services;
 
 type Outcome = Result<(), QmpError>;
+
+/// Labels of all character devices.
+pub(super) async fn labels(services: &Arc<Services>) -> Vec<String> {
+    let devices = QueryChardev {}.run(services).await.unwrap_or_default();
+    devices.into_iter().map(|device| device.label).collect()
+}
+
+/// Labels of ring buffers.
+pub(super) async fn rings(services: &Arc<Services>) -> Vec<String> {
+    let devices = QueryChardev {}.run(services).await.unwrap_or_default();
+    let rings = devices.into_iter().filter(|device| device.filename == "ringbuf");
+    rings.map(|device| device.label).collect()
+}
 
 fn text(call: &Call, name: &str) -> String {
     call.arguments.text(name).unwrap_or_default().to_owned()

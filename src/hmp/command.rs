@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::arguments::{self, Argument, Arguments};
+use super::arguments::{self, Argument, Arguments, is_space};
 use super::registers;
 use super::state::HmpState;
 use super::table::COMMANDS;
@@ -123,7 +123,7 @@ pub async fn execute(
 }
 
 async fn run(call: &mut Call, line: &str) {
-    if line.trim().is_empty() {
+    if line.trim_matches(is_space).is_empty() {
         return;
     }
     let (command, rest) = match find(line) {
@@ -131,7 +131,7 @@ async fn run(call: &mut Call, line: &str) {
         Err(typed) => return call.out.push_str(&format!("unknown command: '{typed}'\n")),
     };
     let Action::Run(handler) = &command.action else {
-        return super::control::list(&mut call.out, &[line.trim()]);
+        return super::control::list(&mut call.out, &[line.trim_matches(is_space)]);
     };
     let cpu = call.state.cpu;
     let needs_registers = rest.contains('$');
@@ -140,8 +140,8 @@ async fn run(call: &mut Call, line: &str) {
     match arguments::parse(command.names, command.arguments, rest, &mut call.state, &register) {
         Ok(arguments) => call.arguments = arguments,
         Err(error) => {
-            let typed = line[..line.len() - rest.len()].trim_end();
-            let hint = format!("{error}\nTry \"help {typed}\" for more information\n");
+            let typed = line[..line.len() - rest.len()].trim_end_matches(is_space);
+            let hint = format!("{error}Try \"help {typed}\" for more information\n");
             return call.out.push_str(&hint);
         }
     }
@@ -155,17 +155,17 @@ fn find(line: &str) -> Result<(&'static HmpCommand, &str), &str> {
     let mut table = COMMANDS;
     let mut rest = line;
     loop {
-        let start = rest.trim_start();
-        let end = start.find(|c: char| c.is_whitespace() || c == '/').unwrap_or(start.len());
+        let start = rest.trim_start_matches(is_space);
+        let end = start.find(|c: char| is_space(c) || c == '/').unwrap_or(start.len());
         let (name, after) = start.split_at(end);
         let typed = &line[..line.len() - after.len()];
         let command = table.iter().find(|command| command.is_called(name)).ok_or(typed)?;
         match command.action {
-            Action::Table(inner) if !after.trim_start().is_empty() => {
+            Action::Table(inner) if !after.trim_start_matches(is_space).is_empty() => {
                 table = inner;
                 rest = after;
             }
-            _ => return Ok((command, after.trim_start())),
+            _ => return Ok((command, after.trim_start_matches(is_space))),
         }
     }
 }

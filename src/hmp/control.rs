@@ -1,5 +1,6 @@
 //! Commands that act on the machine or on the monitor, and help.
 
+use super::arguments;
 use super::command::{Action, Call, HmpCommand};
 use super::table::COMMANDS;
 use crate::machine::spec::LOG_ITEMS;
@@ -64,12 +65,20 @@ fn log_items(out: &mut String) {
 }
 
 pub(super) async fn help(call: &mut Call) -> Outcome {
-    let arguments = &call.arguments;
-    let words: Vec<&str> =
-        [arguments.text("name"), arguments.text("item")].into_iter().flatten().collect();
-    match words.as_slice() {
-        ["log"] => log_items(&mut call.out),
-        words => list(&mut call.out, words),
+    let line = call.arguments.text("name").unwrap_or_default();
+    if line == "log" {
+        log_items(&mut call.out);
+    } else if let Some(words) = arguments::words(line) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        list(&mut call.out, &words);
+    }
+    Ok(())
+}
+
+/// `info history`
+pub(super) async fn history(call: &mut Call) -> Outcome {
+    for (number, line) in call.state.history.iter().enumerate() {
+        call.out.push_str(&format!("{number}: '{line}'\n"));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Capabilities and parameters of migrations.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -14,11 +15,22 @@ use crate::qmp::commands::migration_settings::{
     QueryMigrateCapabilities, QueryMigrateParameters,
 };
 use crate::qmp::error::QmpError;
+use crate::qmp::link::Services;
 use crate::qmp::visit;
 
 type Outcome = Result<(), QmpError>;
 
 // Writing to a String cannot fail, so results of `writeln!` below are dropped.
+
+/// Names of capabilities.
+pub(super) async fn capabilities(_: &Arc<Services>) -> Vec<String> {
+    Capability::ALL.into_iter().map(|capability| capability.name().to_owned()).collect()
+}
+
+/// Names of parameters.
+pub(super) async fn parameters(_: &Arc<Services>) -> Vec<String> {
+    parameter_text::names().map(str::to_owned).collect()
+}
 
 pub(super) async fn set_capability(call: &mut Call) -> Outcome {
     let name = call.arguments.text("capability").unwrap_or_default();

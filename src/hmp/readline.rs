@@ -1,5 +1,6 @@
 //! The line editor: keys in, terminal bytes out. Clients match on what it echoes, so every byte
-//! is as QEMU's: the whole line is written again after each change, and the cursor walks back.
+//! is as QEMU's: the whole line is written again after each change, and the cursor walks back. The
+//! keys are those that QEMU knows, and no others.
 
 use super::complete::Completions;
 
@@ -12,6 +13,15 @@ const COLUMNS: usize = 80;
 
 /// What the monitor asks for a line with.
 pub const PROMPT: &str = "(qemu) ";
+
+/// What a key has led to; the next one is to wait until it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// The line is complete; the next prompt is the caller's to write.
+    Execute(String),
+    /// The line up to the cursor, for [`Readline::complete`].
+    Complete(String),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Escape {
@@ -67,17 +77,16 @@ impl Readline {
         self.escape = Escape::None;
     }
 
-    /// Handle one byte of input; returns a line when it is complete (the prompt is then the
-    /// caller's to write).
-    pub fn key(
-        &mut self,
-        byte: u8,
-        out: &mut Vec<u8>,
-        complete: impl Fn(&str) -> Completions,
-    ) -> Option<String> {
-        let mut accepted = None;
+    /// The lines typed so far, from the oldest.
+    pub fn history(&self) -> impl Iterator<Item = &[u8]> {
+        self.history.iter().map(Vec::as_slice)
+    }
+
+    /// Handle one byte of input.
+    pub fn key(&mut self, byte: u8, out: &mut Vec<u8>) -> Option<Request> {
+        let mut request = None;
         match self.escape {
-            Escape::None => accepted = self.plain(byte, out, complete),
+            Escape::None => request = self.plain(byte, out),
             Escape::Started => {
                 self.escape = match byte {
                     b'[' => Escape::Control(0),
@@ -96,23 +105,19 @@ impl Readline {
             }
         }
         self.update(out);
-        accepted
+        request
     }
 
-    fn plain(
-        &mut self,
-        byte: u8,
-        out: &mut Vec<u8>,
-        complete: impl Fn(&str) -> Completions,
-    ) -> Option<String> {
+    fn plain(&mut self, byte: u8, out: &mut Vec<u8>) -> Option<Request> {
         match byte {
             0x01 => self.cursor = 0,
-            0x02 => self.back(),
             0x04 => self.delete(),
             0x05 => self.cursor = self.line.len(),
-            0x06 => self.forward(),
-            b'\t' => self.complete(out, complete),
-            b'\n' | b'\r' => return Some(self.accept(out)),
+            b'\t' => {
+                let before = &self.line[..self.cursor];
+                return Some(Request::Complete(String::from_utf8_lossy(before).into_owned()));
+            }
+            b'\n' | b'\r' => return Some(Request::Execute(self.accept(out))),
             0x0c => {
                 out.extend_from_slice(b"\x1b[2J\x1b[1;1H");
                 self.prompt(out);
@@ -259,9 +264,14 @@ impl Readline {
         }
     }
 
-    fn complete(&mut self, out: &mut Vec<u8>, complete: impl Fn(&str) -> Completions) {
-        let before = String::from_utf8_lossy(&self.line[..self.cursor]).into_owned();
-        let Completions { typed, mut candidates } = complete(&before);
+    /// What the word at the cursor can become, after [`Request::Complete`].
+    pub fn complete(&mut self, completions: Completions, out: &mut Vec<u8>) {
+        self.offer(completions, out);
+        self.update(out);
+    }
+
+    fn offer(&mut self, completions: Completions, out: &mut Vec<u8>) {
+        let Completions { typed, mut candidates } = completions;
         match candidates.as_slice() {
             [] => {}
             [only] => {
@@ -300,16 +310,25 @@ fn list(candidates: &[String], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hmp::complete;
 
-    /// Type the keys; the line's reply is `<line>` and a prompt.
-    fn type_keys(keys: &[u8]) -> String {
+    /// Type the keys; the line's reply is `<line>` and a prompt. The words that can be completed
+    /// are given.
+    fn type_keys(keys: &[u8], words: &[&str]) -> String {
         let mut editor = Readline::default();
         let mut out = Vec::new();
         for &key in keys {
-            if let Some(line) = editor.key(key, &mut out, complete::complete) {
-                out.extend_from_slice(format!("<{line}>").as_bytes());
-                editor.prompt(&mut out);
+            match editor.key(key, &mut out) {
+                Some(Request::Execute(line)) => {
+                    out.extend_from_slice(format!("<{line}>").as_bytes());
+                    editor.prompt(&mut out);
+                }
+                Some(Request::Complete(line)) => {
+                    let word = line.rsplit(' ').next().unwrap_or_default();
+                    let candidates = words.iter().filter(|w| w.starts_with(word));
+                    let candidates = candidates.map(|w| (*w).to_owned()).collect();
+                    editor.complete(Completions { typed: word.len(), candidates }, &mut out);
+                }
+                None => {}
             }
         }
         // `<` for the cursor's step back keeps the expectations readable.
@@ -333,7 +352,7 @@ mod tests {
             (b"a\x1bb\x1bf\x15", "a¶«¶"),
             (b"ab\x0cc", "a¶«ab¶\\x1b[2J\\x1b[1;1H(qemu) ab¶««abc¶"),
             (b"\xc3\xa9\x15", "\\xc3¶«\\xc3\\xa9¶««¶"),
-            (b"a\x03\x0b\x12\x14\x1a", "a¶"),
+            (b"a\x02\x03\x06\x0b\x12\x14\x1a", "a¶"),
             // Up, up, down, down; an entry typed again moves to the end.
             (
                 b"a\nb\n\x10\x1b[A\x1b[A\x0e\x1b[B\x1b[B",
@@ -341,29 +360,30 @@ mod tests {
             ),
             (b"a\nb\na\n\x10\x10", "a¶\\r\\n<a>(qemu) b¶\\r\\n<b>(qemu) a¶\\r\\n<a>(qemu) a¶«b¶"),
             (b"x\x10\x10", "x¶"),
-            // Completion: one, several with a shared start, none, after the cursor's word only.
-            (b"mems\t", "m¶«me¶««mem¶«««mems¶««««memsave ¶"),
+            // Completion: one, a directory, several with a shared start, none, before the cursor.
+            (b"co\t", "c¶«co¶««cont ¶"),
+            (b"di\t", "d¶«di¶««dir/¶"),
+            (b"x co\x1b[D\t", "x¶«x ¶««x c¶«««x co¶««««x cont o¶«"),
             (
                 b"sys\t",
                 "s¶«sy¶««sys¶\\r\\nsystem_powerdown  system_reset      \\r\\n(qemu) system_¶",
             ),
-            (b"co\t", "c¶«co¶««cont ¶"),
             (
                 b"s\t",
                 "s¶\\r\\ns                     set_vcpu_dirty_limit  stop                  \\r\\nsystem_powerdown      system_reset          \\r\\n(qemu) s¶",
             ),
             (b"zzz\t", "z¶«zz¶««zzz¶"),
-            (b"cont \t", "c¶«co¶««con¶«««cont¶««««cont ¶"),
-            (
-                b"info st\t",
-                "i¶«in¶««inf¶«««info¶««««info ¶«««««info s¶««««««info st¶«««««««info status ¶",
-            ),
-            (
-                b"? info m\t",
-                "?¶«? ¶««? i¶«««? in¶««««? inf¶«««««? info¶««««««? info ¶«««««««? info m¶\\r\\nmem                   migrate               migrate_capabilities  \\r\\nmigrate_parameters    mtree                 \\r\\n(qemu) ? info m¶",
-            ),
         ] {
-            assert_eq!(type_keys(keys), expected, "{}", keys.escape_ascii());
+            let words = [
+                "cont",
+                "dir/",
+                "set_vcpu_dirty_limit",
+                "system_reset",
+                "s",
+                "stop",
+                "system_powerdown",
+            ];
+            assert_eq!(type_keys(keys, &words), expected, "{}", keys.escape_ascii());
         }
     }
 
@@ -373,14 +393,14 @@ mod tests {
         let mut out = Vec::new();
         for i in 0..200 {
             for byte in format!("{i}\n").bytes() {
-                editor.key(byte, &mut out, complete::complete);
+                editor.key(byte, &mut out);
             }
         }
-        assert_eq!(editor.history.len(), MAX_HISTORY);
-        assert_eq!(editor.history[0], b"136");
+        assert_eq!(editor.history().count(), MAX_HISTORY);
+        assert_eq!(editor.history().next(), Some(&b"136"[..]));
         for _ in 0..5000 {
             out.clear();
-            editor.key(b'x', &mut out, complete::complete);
+            editor.key(b'x', &mut out);
         }
         assert_eq!(editor.line.len(), MAX_LINE);
     }

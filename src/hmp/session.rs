@@ -1,14 +1,17 @@
 //! An HMP session: one actor per character device, alone on it or behind a mux.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, ResponseFuture, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
+    ResponseFuture, WrapFuture,
 };
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::complete;
-use super::readline::Readline;
+use super::readline::{Readline, Request};
 use super::state::HmpState;
 use crate::chardev::message::{
     Attach, CharBackend, CharCredit, CharDescriptor, CharEvent, CharInput, CharOutput, CharWritten,
@@ -16,9 +19,12 @@ use crate::chardev::message::{
 use crate::qmp::command::Command as _;
 use crate::qmp::commands::introspect::VERSION;
 use crate::qmp::commands::migration::MigrateCancel;
-use crate::qmp::link::PassedDescriptor;
+use crate::qmp::link::{ANSWER_BOUND, PassedDescriptor};
 use crate::qmp::migration::Outlook;
-use crate::qmp::monitor::{AwaitMigration, Execute, ExecuteHuman, FlushOutput, Monitor, Register};
+use crate::qmp::monitor::{
+    AreYouThere, AwaitMigration, CompleteHuman, Execute, ExecuteHuman, FlushOutput, Monitor,
+    Register,
+};
 
 /// Bytes of input that may be under way.
 const INPUT_WINDOW: usize = 1024;
@@ -29,8 +35,71 @@ const INTERRUPT: u8 = 0x03;
 /// No more keys are looked at while this many bytes of output wait.
 const OUTPUT_LIMIT: usize = 64 << 10;
 
+/// What a session asks its monitor.
+#[derive(Debug, Clone)]
+pub struct MonitorLink {
+    pub register: Recipient<Register>,
+    pub execute: Recipient<ExecuteHuman>,
+    pub complete: Recipient<CompleteHuman>,
+    pub command: Recipient<Execute>,
+    pub migration: Recipient<AwaitMigration>,
+    pub alive: Recipient<AreYouThere>,
+    /// How long it may be silent.
+    pub bound: Duration,
+}
+
+/// Why a request has come to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum MonitorError {
+    #[error("The monitor has failed")]
+    Failed,
+    #[error("The monitor does not answer")]
+    Silent,
+}
+
+impl MonitorLink {
+    /// The link to a monitor.
+    pub fn to(monitor: &Addr<Monitor>) -> Self {
+        Self {
+            register: monitor.clone().recipient(),
+            execute: monitor.clone().recipient(),
+            complete: monitor.clone().recipient(),
+            command: monitor.clone().recipient(),
+            migration: monitor.clone().recipient(),
+            alive: monitor.clone().recipient(),
+            bound: ANSWER_BOUND,
+        }
+    }
+
+    /// Ask. A command may take its time, as long as the monitor is alive meanwhile.
+    fn ask<M>(
+        &self,
+        peer: &Recipient<M>,
+        message: M,
+    ) -> impl Future<Output = Result<M::Result, MonitorError>> + use<M>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let (answer, alive, bound) = (peer.send(message), self.alive.clone(), self.bound);
+        async move {
+            let mut answer = Box::pin(answer);
+            loop {
+                match timeout(bound, &mut answer).await {
+                    Ok(answer) => return answer.map_err(|_| MonitorError::Failed),
+                    Err(_) => match timeout(bound, alive.send(AreYouThere)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return Err(MonitorError::Failed),
+                        Err(_) => return Err(MonitorError::Silent),
+                    },
+                }
+            }
+        }
+    }
+}
+
 /// Start a session on the current arbiter.
-pub fn attach(backend: CharBackend, monitor: Addr<Monitor>) -> Addr<HmpSession> {
+pub fn attach(backend: CharBackend, monitor: MonitorLink) -> Addr<HmpSession> {
     HmpSession {
         backend,
         monitor,
@@ -67,7 +136,7 @@ enum Focus {
 #[derive(Debug)]
 pub struct HmpSession {
     backend: CharBackend,
-    monitor: Addr<Monitor>,
+    monitor: MonitorLink,
     readline: Readline,
     state: HmpState,
     opened: bool,
@@ -80,7 +149,7 @@ pub struct HmpSession {
     input: VecDeque<u8>,
     /// The last descriptor that came, for the line that is typed.
     passed: PassedDescriptor,
-    /// A line is being executed; keys wait.
+    /// A line is being executed, or completed; keys wait.
     executing: bool,
     /// What is executed is a migration that is waited for.
     waiting: Option<Waiting>,
@@ -102,7 +171,7 @@ impl Actor for HmpSession {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let me = ctx.address();
-        self.monitor.do_send(Register(me.clone().recipient()));
+        self.monitor.register.do_send(Register(me.clone().recipient()));
         self.backend.attach.do_send(Attach {
             input: me.clone().recipient(),
             written: me.clone().recipient(),
@@ -215,9 +284,10 @@ impl HmpSession {
     fn advance(&mut self, ctx: &mut Context<Self>) {
         while !self.executing && self.output.len() <= OUTPUT_LIMIT {
             let Some(byte) = self.input.pop_front() else { break };
-            let line = self.readline.key(byte, &mut self.output, complete::complete);
-            if let Some(line) = line {
-                self.execute(line, ctx);
+            match self.readline.key(byte, &mut self.output) {
+                Some(Request::Execute(line)) => self.execute(line, ctx),
+                Some(Request::Complete(line)) => self.complete(line, ctx),
+                None => {}
             }
         }
         self.leave();
@@ -264,10 +334,14 @@ impl HmpSession {
             passed: PassedDescriptor::default(),
         };
         let connection = self.connection;
-        let done = self.monitor.send(cancel).into_actor(self).map(move |answer, session, ctx| {
-            if let Ok(Err(error)) = answer
-                && session.connection == connection
-            {
+        let cancelled = self.monitor.ask(&self.monitor.command, cancel).into_actor(self);
+        let done = cancelled.map(move |answer, session, ctx| {
+            let error = match answer {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            if session.connection == connection {
                 session.print(&format!("Error: {error}\n"));
                 session.advance(ctx);
             }
@@ -278,7 +352,8 @@ impl HmpSession {
     /// Wait until the migration is over, and show how far it is.
     fn wait(&mut self, ctx: &mut Context<Self>) {
         let connection = self.connection;
-        let outlook = self.monitor.send(AwaitMigration).into_actor(self);
+        let asked = self.monitor.ask(&self.monitor.migration, AwaitMigration);
+        let outlook = asked.into_actor(self);
         let done = outlook.map(move |outlook, session, ctx| {
             if session.connection != connection {
                 return;
@@ -302,8 +377,8 @@ impl HmpSession {
                     session.waiting = None;
                     session.finish();
                 }
-                Err(_) => {
-                    session.print("Error: The monitor has failed\n");
+                Err(error) => {
+                    session.print(&format!("Error: {error}\n"));
                     session.waiting = None;
                     session.finish();
                 }
@@ -323,11 +398,11 @@ impl HmpSession {
 
     fn execute(&mut self, line: String, ctx: &mut Context<Self>) {
         self.executing = true;
-        let execution = self.monitor.send(ExecuteHuman {
-            line,
-            state: self.state,
-            passed: self.passed.clone(),
-        });
+        let typed = self.readline.history().map(|line| String::from_utf8_lossy(line).into_owned());
+        let state = HmpState { history: typed.collect(), ..self.state.clone() };
+        let passed = self.passed.clone();
+        let execution =
+            self.monitor.ask(&self.monitor.execute, ExecuteHuman { line, state, passed });
         let connection = self.connection;
         let done = execution.into_actor(self).map(move |answer, session, ctx| {
             if session.connection != connection {
@@ -347,11 +422,27 @@ impl HmpSession {
                         session.finish();
                     }
                 }
-                Err(_) => {
-                    session.print("Error: The monitor has failed\n");
+                Err(error) => {
+                    session.print(&format!("Error: {error}\n"));
                     session.finish();
                 }
             }
+            session.advance(ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    fn complete(&mut self, line: String, ctx: &mut Context<Self>) {
+        self.executing = true;
+        let connection = self.connection;
+        let asked = self.monitor.ask(&self.monitor.complete, CompleteHuman { line });
+        let done = asked.into_actor(self).map(move |answer, session, ctx| {
+            if session.connection != connection {
+                return;
+            }
+            session.executing = false;
+            // Without an answer there is nothing to complete with.
+            session.readline.complete(answer.unwrap_or_default(), &mut session.output);
             session.advance(ctx);
         });
         ctx.spawn(done);

@@ -1,10 +1,14 @@
 //! What a human monitor remembers from one line to the next.
 
+use std::sync::Arc;
+
 use super::arguments::Format;
 
-/// The selected vCPU, and the format that `x`, `xp` and `print` fall back to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The selected vCPU, the format that `x`, `xp` and `print` fall back to, and what was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HmpState {
+    /// Lines of this session, from the oldest; none where there is no line editor.
+    pub history: Arc<[String]>,
     pub cpu: u32,
     /// The last format letter used.
     pub letter: u8,
@@ -14,7 +18,7 @@ pub struct HmpState {
 
 impl Default for HmpState {
     fn default() -> Self {
-        Self { cpu: 0, letter: b'x', size: 4 }
+        Self { history: Arc::default(), cpu: 0, letter: b'x', size: 4 }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
+use super::complete::Names;
 use super::{
     chardev, control, descriptors, dirty_rate, inspect, memory, migration, migration_settings,
     objects, tree,
@@ -12,6 +13,14 @@ macro_rules! run {
     ($handler:path) => {
         Action::Run(|call| Box::pin($handler(call)))
     };
+}
+
+/// Names that a function lists, for completion.
+macro_rules! names {
+    ($lister:path) => {{
+        const NAMES: Names = |services| Box::pin($lister(services));
+        NAMES
+    }};
 }
 
 macro_rules! commands {
@@ -31,12 +40,12 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
     "calc_dirty_rate", [required("dirty_ring", Kind::Flag('r')), required("dirty_bitmap", Kind::Flag('b')), required("second", Kind::Long), optional("sample_pages_per_GB", Kind::Long)], "[-r] [-b] second [sample_pages_per_GB]", "measure how fast the guest writes its memory (-r: for every CPU; -b: by every page that is written)" => run!(dirty_rate::calculate);
     "cancel_vcpu_dirty_limit", [optional("cpu_index", Kind::Long)], "[cpu_index]", "let a CPU, or all, write as fast as they can" => run!(dirty_rate::cancel_limit);
-    "chardev-send-break", [required("id", Kind::Text)], "id", "send a break on a character device" => run!(chardev::chardev_send_break);
+    "chardev-send-break", [required("id", Kind::Text).among(names!(chardev::labels))], "id", "send a break on a character device" => run!(chardev::chardev_send_break);
     "closefd", [required("fdname", Kind::Text)], "name", "close a descriptor that getfd has taken in" => run!(descriptors::closefd);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
     "getfd", [required("fdname", Kind::Text)], "name", "give a name to the descriptor that came with this command" => run!(descriptors::getfd);
-    "help|?", [optional("name", Kind::CommandName), optional("item", Kind::Text)], "[cmd]", "list the commands, or explain one" => run!(control::help);
+    "help|?", [optional("name", Kind::Rest).a_command()], "[cmd]", "list the commands, or explain one" => run!(control::help);
     "info", [], "[subcommand]", "show one aspect of the machine" => Action::Table(INFO);
     "log", [required("items", Kind::Text)], "item1[,...]", "log these items from now on ('log help' lists them)" => run!(control::log);
     "memsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write virtual memory of the chosen CPU to a file" => run!(memory::memsave);
@@ -46,16 +55,16 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "migrate_incoming", [required("uri", Kind::Text)], "uri", "wait for a migration here, after -incoming defer" => run!(migration::incoming);
     "migrate_pause", [], "", "pause a postcopy migration" => run!(migration::pause);
     "migrate_recover", [required("uri", Kind::Text)], "uri", "wait here for a paused postcopy to come back" => run!(migration::recover);
-    "migrate_set_capability", [required("capability", Kind::Capability), required("state", Kind::Switch)], "capability state", "switch a capability of migrations on or off" => run!(migration_settings::set_capability);
-    "migrate_set_parameter", [required("parameter", Kind::MigrationParameter), required("value", Kind::Text)], "parameter value", "set a parameter of migrations" => run!(migration_settings::set_parameter);
+    "migrate_set_capability", [required("capability", Kind::Text).among(names!(migration_settings::capabilities)), required("state", Kind::Switch)], "capability state", "switch a capability of migrations on or off" => run!(migration_settings::set_capability);
+    "migrate_set_parameter", [required("parameter", Kind::Text).among(names!(migration_settings::parameters)), required("value", Kind::Text)], "parameter value", "set a parameter of migrations" => run!(migration_settings::set_parameter);
     "migrate_start_postcopy", [], "", "let the guest move now, and its memory follow (needs postcopy-ram at both ends from the start)" => run!(migration::start_postcopy);
-    "object_add", [required("object", Kind::Rest)], "[qom-type=]type,id=str[,prop=value][,...]", "make an object" => run!(objects::object_add);
-    "object_del", [required("id", Kind::Text)], "id", "remove an object" => run!(objects::object_del);
+    "object_add", [required("object", Kind::Rest).among(names!(objects::types))], "[qom-type=]type,id=str[,prop=value][,...]", "make an object" => run!(objects::object_add);
+    "object_del", [required("id", Kind::Text).among(names!(objects::ids))], "id", "remove an object" => run!(objects::object_del);
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
     "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
     "quit|q", [], "", "end the emulator" => run!(control::quit);
-    "ringbuf_read", [required("device", Kind::Text), required("size", Kind::Int)], "device size", "take bytes out of a ring buffer" => run!(chardev::ringbuf_read);
-    "ringbuf_write", [required("device", Kind::Text), required("data", Kind::Text)], "device data", "put text into a ring buffer" => run!(chardev::ringbuf_write);
+    "ringbuf_read", [required("device", Kind::Text).among(names!(chardev::rings)), required("size", Kind::Int)], "device size", "take bytes out of a ring buffer" => run!(chardev::ringbuf_read);
+    "ringbuf_write", [required("device", Kind::Text).among(names!(chardev::rings)), required("data", Kind::Text)], "device data", "put text into a ring buffer" => run!(chardev::ringbuf_write);
     "set_vcpu_dirty_limit", [required("dirty_rate", Kind::Long), optional("cpu_index", Kind::Long)], "dirty_rate [cpu_index]", "let a CPU, or every CPU, write at most so many MiB a second" => run!(dirty_rate::set_limit);
     "stop|s", [], "", "pause the guest" => run!(control::stop);
     "system_powerdown", [], "", "ask the guest to power down" => run!(control::system_powerdown);
@@ -69,6 +78,7 @@ const INFO: &[HmpCommand] = commands! {
     "chardev", [], "", "character devices" => run!(inspect::chardev);
     "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);
     "dirty_rate", [], "", "how fast the guest writes its memory, as last measured" => run!(dirty_rate::info);
+    "history", [], "", "lines typed so far" => run!(control::history);
     "jit", [], "", "what the translator has done" => run!(inspect::jit);
     "kvm", [], "", "whether KVM is in use" => run!(inspect::kvm);
     "mem", [], "", "virtual memory of the chosen CPU, mapping by mapping" => run!(inspect::mem);

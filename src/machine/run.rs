@@ -108,7 +108,7 @@ async fn machine(
             let Some(backend) = backend else { continue };
             match mode {
                 MonitorMode::Hmp => {
-                    hmp::session::attach(backend, monitor.clone());
+                    hmp::session::attach(backend, hmp::session::MonitorLink::to(monitor));
                 }
                 MonitorMode::Qmp { pretty } => {
                     qmp::session::attach(backend, monitor.clone(), pretty);

@@ -118,6 +118,11 @@ impl Objects {
         }
     }
 
+    /// Names of all objects.
+    pub fn ids(&self) -> Vec<String> {
+        self.0.lock().keys().cloned().collect()
+    }
+
     fn find(&self, id: &str) -> Option<Object> {
         self.0.lock().get(id).map(|entry| entry.object.clone())
     }

@@ -51,6 +51,19 @@ pub struct ExecuteHuman {
     pub passed: PassedDescriptor,
 }
 
+/// HMP session → monitor: what can the last word of this become?
+#[derive(Debug, Message)]
+#[rtype(result = "hmp::complete::Completions")]
+pub struct CompleteHuman {
+    /// The line up to the cursor.
+    pub line: String,
+}
+
+/// HMP session → monitor: answered at once by one that is alive, whatever it is busy with.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct AreYouThere;
+
 /// HMP session → monitor: how does the migration stand? Answered when it is over, and after a while
 /// in any case.
 #[derive(Debug, Clone, Copy, Message)]
@@ -166,6 +179,21 @@ impl Handler<ExecuteHuman> for Monitor {
             hmp::command::execute(&services, message.state, &message.line, Terminal::Waits).await
         })
     }
+}
+
+impl Handler<CompleteHuman> for Monitor {
+    type Result = ResponseFuture<hmp::complete::Completions>;
+
+    fn handle(&mut self, message: CompleteHuman, _: &mut Self::Context) -> Self::Result {
+        let services = Arc::clone(&self.services);
+        Box::pin(async move { hmp::complete::complete(&services, &message.line).await })
+    }
+}
+
+impl Handler<AreYouThere> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, _: AreYouThere, _: &mut Self::Context) {}
 }
 
 impl Handler<AwaitMigration> for Monitor {

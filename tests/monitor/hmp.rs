@@ -30,7 +30,7 @@ async fn a_session_on_a_socket() {
     let vm = MockVm { state: RunState::Running, ..Default::default() };
     let (vm, monitor) = monitor(vm);
     let (backend, mut terminal) = Terminal::new();
-    session::attach(backend, monitor);
+    session::attach(backend, session::MonitorLink::to(&monitor));
     terminal.event(CharEvent::Opened).await;
     assert_eq!(terminal.until("(qemu) ").await, format!("{BANNER}(qemu) "));
     terminal.type_bytes(b"c\r\n").await;
@@ -56,7 +56,7 @@ async fn a_session_on_a_socket() {
 async fn a_session_behind_a_mux() {
     let (_vm, monitor) = monitor(MockVm::default());
     let (backend, mut terminal) = Terminal::new();
-    session::attach(backend, monitor);
+    session::attach(backend, session::MonitorLink::to(&monitor));
     terminal.event(CharEvent::MuxOut).await;
     terminal.event(CharEvent::Opened).await;
     assert_eq!(terminal.rest().await, b"");
@@ -77,7 +77,7 @@ async fn a_session_behind_a_mux() {
 async fn echo() {
     let (_vm, monitor) = monitor(MockVm { state: RunState::Running, ..Default::default() });
     let (backend, mut terminal) = Terminal::new();
-    session::attach(backend, monitor);
+    session::attach(backend, session::MonitorLink::to(&monitor));
     terminal.event(CharEvent::Opened).await;
     terminal.until("(qemu) ").await;
     for line in include_str!("data/echo.txt").lines() {
@@ -136,25 +136,40 @@ async fn command_lines() {
         ],
     )
     .await;
-    let state = Default::default();
     let info = monitor
-        .send(ExecuteHuman { line: "info".into(), state, passed: Default::default() })
+        .send(ExecuteHuman {
+            line: "info".into(),
+            state: Default::default(),
+            passed: Default::default(),
+        })
         .await
         .unwrap()
         .text;
     let help = monitor
-        .send(ExecuteHuman { line: "? info".into(), state, passed: Default::default() })
+        .send(ExecuteHuman {
+            line: "? info".into(),
+            state: Default::default(),
+            passed: Default::default(),
+        })
         .await
         .unwrap()
         .text;
     assert!(info == help && info.lines().all(|line| line.starts_with("info ")), "{info}");
     let bad = monitor
-        .send(ExecuteHuman { line: "log x".into(), state, passed: Default::default() })
+        .send(ExecuteHuman {
+            line: "log x".into(),
+            state: Default::default(),
+            passed: Default::default(),
+        })
         .await
         .unwrap()
         .text;
     let help = monitor
-        .send(ExecuteHuman { line: "help log".into(), state, passed: Default::default() })
+        .send(ExecuteHuman {
+            line: "help log".into(),
+            state: Default::default(),
+            passed: Default::default(),
+        })
         .await
         .unwrap()
         .text;
@@ -221,9 +236,12 @@ async fn registers_are_laid_out_as_qemu_lays_them_out() {
     vm.hart.frm = 1;
     vm.hart.fflags = 3;
     let (_vm, monitor) = monitor(vm);
-    let state = Default::default();
     let one = monitor
-        .send(ExecuteHuman { line: "info registers".into(), state, passed: Default::default() })
+        .send(ExecuteHuman {
+            line: "info registers".into(),
+            state: Default::default(),
+            passed: Default::default(),
+        })
         .await
         .unwrap();
     let lines: Vec<&str> = one.text.lines().collect();
@@ -243,7 +261,11 @@ async fn registers_are_laid_out_as_qemu_lays_them_out() {
         " f28/ft8  0000000000000000 f29/ft9  0000000000000000 f30/ft10 0000000000000000 f31/ft11 ffffffff00000000"
     );
     let all = monitor
-        .send(ExecuteHuman { line: "info registers -a".into(), state, passed: Default::default() })
+        .send(ExecuteHuman {
+            line: "info registers -a".into(),
+            state: Default::default(),
+            passed: Default::default(),
+        })
         .await
         .unwrap();
     assert_eq!(

@@ -99,7 +99,7 @@ async fn draining() {
     let (backend, mut qmp) = Terminal::new();
     session::attach(backend, monitor.clone(), false);
     let (backend, hmp) = Terminal::new();
-    hmp::session::attach(backend, monitor.clone());
+    hmp::session::attach(backend, hmp::session::MonitorLink::to(&monitor));
     hmp.event(CharEvent::Opened).await;
     monitor.send(Drain).await.unwrap();
     qmp.stuck(true).await;
