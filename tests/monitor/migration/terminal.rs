@@ -63,7 +63,7 @@ async fn a_refused_connection_in_hmp() {
 /// A human monitor whose banner has been read.
 async fn opened(monitor: &Addr<Monitor>) -> Terminal {
     let (backend, mut terminal) = Terminal::new();
-    hmp::session::attach(backend, hmp::session::MonitorLink::to(&monitor));
+    hmp::session::attach(backend, hmp::session::MonitorLink::to(monitor));
     terminal.event(CharEvent::Opened).await;
     terminal.until("(qemu) ").await;
     terminal
