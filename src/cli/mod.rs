@@ -24,9 +24,9 @@ use crate::chardev::spec::ChardevSpec;
 use crate::cpu::cpu_model;
 use crate::cpu::isa::IsaConfig;
 use crate::machine::spec::{
-    Accel, Actions, BootSpec, DeviceSpec, DriveSpec, Firmware, FwCfgSpec, GlobalSpec, LoaderSpec,
-    LogSpec, MachineOptions, MachineSpec, MessageFormat, MonitorSpec, ObjectSpec, ProcessSpec,
-    RtcSpec, Smp,
+    Accel, Actions, BootSpec, DeviceSpec, DriveSpec, Firmware, FwCfgSpec, GlobalSpec, Incoming,
+    LoaderSpec, LogSpec, MachineOptions, MachineSpec, MessageFormat, MonitorSpec, ObjectSpec,
+    ProcessSpec, RtcSpec, Smp,
 };
 use crate::migration::message::Settings;
 use argv::Occurrence;
@@ -194,6 +194,7 @@ impl Session {
             only_migratable: false,
             migration: Settings::default(),
             start_paused: false,
+            preconfig: false,
             actions: Actions::default(),
             rtc: RtcSpec::default(),
             boot: BootSpec::default(),
@@ -288,6 +289,10 @@ impl Session {
         self.backends.finish(&mut self.spec, &mut self.warnings)?;
         self.disks.finish(&mut self.spec)?;
         migration::globals(&mut self.spec)?;
+        if self.spec.preconfig && matches!(self.spec.incoming, Some(Incoming::At { .. })) {
+            let sentence = "'preconfig' supports '-incoming defer' only";
+            return Err(OptionError::Refused(sentence.into()).at("-preconfig"));
+        }
         self.models.finish(&mut self.spec, &mut self.warnings)?;
         Ok(Invocation::Run { spec: Box::new(self.spec), warnings: self.warnings })
     }

@@ -180,6 +180,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
                 "put an open descriptor into /dev/fdset/SET",
             ),
             row("only-migratable", "", "refuse what cannot migrate"),
+            row("preconfig", "", "wait for the QMP command x-exit-preconfig before the start"),
             row("S", "", "do not start the harts (type 'c' at the monitor)"),
             row("d", "item[,item...]", "log these ('-d help' lists them)"),
             row("D", "FILE", "write the log to FILE, not to standard error"),
@@ -237,7 +238,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("netdev", "value", "network devices are not available; only -nic none"),
             refused("numa", "value", "NUMA nodes are not available"),
             refused("plugin", "value", "plugins are not available"),
-            refused("preconfig", "", "the machine cannot be configured at run time"),
             refused("readconfig", "value", "configuration files are not available"),
             refused(
                 "run-with",

@@ -33,6 +33,7 @@ pub fn option(
             None => return refused("failed to parse UUID string: wrong format"),
         },
         "S" => spec.start_paused = true,
+        "preconfig" => spec.preconfig = true,
         "no-reboot" => spec.actions.reboot = RebootAction::Shutdown,
         "no-shutdown" => spec.actions.shutdown = ShutdownAction::Pause,
         "action" => actions(text, &mut spec.actions)?,

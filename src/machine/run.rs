@@ -22,6 +22,7 @@ use crate::cpu::isa::IsaConfig;
 use crate::net::descriptors::Descriptors;
 use crate::net::inherited;
 use crate::objects::{ObjectError, Objects};
+use crate::qmp::commands::preconfig::Preconfig;
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::migration::MigrationLink;
 use crate::qmp::monitor::{ConnectMigration, Drain, Listen, Monitor};
@@ -99,10 +100,12 @@ async fn machine(
             vm.do_send(request);
         }
     });
-    let monitor = Monitor::start(
-        MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)),
-        machine_info(&spec, &chardevs, objects.clone(), descriptors.clone()),
-    );
+    let power_on = PowerOn { run: !spec.start_paused, incoming: spec.incoming.is_some() };
+    let mut info = machine_info(&spec, &chardevs, objects.clone(), descriptors.clone());
+    if spec.preconfig {
+        info.preconfig = Preconfig::waiting(machine.vm.clone().recipient(), power_on);
+    }
+    let monitor = Monitor::start(MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)), info);
     let serve = |monitor: &Addr<Monitor>| {
         for (mode, backend) in monitors {
             let Some(backend) = backend else { continue };
@@ -128,7 +131,6 @@ async fn machine(
         migration::start(&machine, &objects, &descriptors, spec.uuid, events, exit_of_migration);
     let link = MigrationLink::to(&source, &destination).measured_by(&dirty_rate);
     monitor.send(ConnectMigration(link)).await?;
-    let power_on = PowerOn { run: !spec.start_paused, incoming: spec.incoming.is_some() };
     if let Some(Incoming::At { address, origin }) = spec.incoming {
         machine.vm.send(power_on).await??;
         let listening = monitor.send(Listen(address)).await?;
@@ -138,7 +140,9 @@ async fn machine(
     } else {
         // They are told of everything from the start.
         serve(&monitor);
-        machine.vm.send(power_on).await??;
+        if !spec.preconfig {
+            machine.vm.send(power_on).await??;
+        }
     }
     ready()?;
     let code = exited.await?;
@@ -307,6 +311,7 @@ fn machine_info(
         accelerator,
         blockers: Arc::new([]),
         only_migratable: spec.only_migratable,
+        preconfig: Preconfig::default(),
         migration: spec.migration.clone(),
         terminal_monitor: spec.monitors.iter().any(|monitor| is_on_terminal(spec, monitor)),
     }

@@ -72,6 +72,8 @@ pub struct MachineSpec {
     pub migration: Settings,
     /// `-S`: stay in `prelaunch` until `cont`.
     pub start_paused: bool,
+    /// `-preconfig`: wait for `x-exit-preconfig` before the start.
+    pub preconfig: bool,
     pub actions: Actions,
     pub rtc: RtcSpec,
     /// `-boot`, told to the guest's firmware through fw_cfg.

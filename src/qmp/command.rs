@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::commands::{
     chardev, descriptors, dirty_rate, human, introspect, machine, memory, migration,
-    migration_settings, migration_start, objects, qom, status,
+    migration_settings, migration_start, objects, preconfig, qom, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -109,6 +109,7 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<migration_start::MigrateRecover>(),
         entry::<objects::ObjectAdd>(),
         entry::<objects::ObjectDel>(),
+        entry::<preconfig::XExitPreconfig>(),
         entry::<qom::QomListTypes>(),
         entry::<status::Cont>(),
         entry::<status::QueryStatus>(),

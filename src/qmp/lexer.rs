@@ -1,8 +1,10 @@
 //! Tokens of QEMU's JSON dialect, byte by byte: single-quoted strings beside double-quoted ones,
 //! and the recovery after an error that clients rely on to force the parser into a known state.
 
-/// The longest single token, in bytes. QEMU allows 64 MiB; nothing a client sends comes near this.
-pub const MAX_TOKEN_SIZE: usize = 8 << 20;
+/// The longest token, and the most that the tokens of one document may have together, in bytes.
+pub const MAX_TOKEN_SIZE: usize = 64 << 20;
+/// A buffer larger than this is given back once its contents are dealt with.
+const SPARE: usize = 64 << 10;
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +24,6 @@ pub enum TokenKind {
     Stray,
     /// A token longer than `MAX_TOKEN_SIZE`; the text is dropped.
     Oversized,
-}
-
-/// A token and its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    pub kind: TokenKind,
-    pub text: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,17 +75,18 @@ impl Default for Lexer {
 }
 
 impl Lexer {
-    /// Feed one byte; at most two tokens come out, through `sink`.
-    pub fn feed(&mut self, byte: u8, mut sink: impl FnMut(Token)) {
+    /// Feed one byte; at most two tokens come out, through `sink`, each with its bytes.
+    pub fn feed(&mut self, byte: u8, mut sink: impl FnMut(TokenKind, &[u8])) {
         loop {
             match step(self.state, byte) {
                 Step::Take(next) => {
                     self.token.push(byte);
                     self.state = next;
                     if self.token.len() > MAX_TOKEN_SIZE {
+                        // What is left of it is taken for something new.
                         self.token = Vec::new();
-                        self.state = State::Recovery;
-                        sink(Token { kind: TokenKind::Oversized, text: Vec::new() });
+                        self.state = State::Start;
+                        sink(TokenKind::Oversized, &[]);
                     }
                     return;
                 }
@@ -114,10 +110,17 @@ impl Lexer {
         }
     }
 
-    fn emit(&mut self, kind: TokenKind, next: State, sink: &mut impl FnMut(Token)) {
+    fn emit(&mut self, kind: TokenKind, next: State, sink: &mut impl FnMut(TokenKind, &[u8])) {
         self.state = next;
-        sink(Token { kind, text: std::mem::take(&mut self.token) });
+        sink(kind, &self.token);
+        clear(&mut self.token);
     }
+}
+
+/// Empty a buffer, which is kept for the next use unless it has grown large.
+pub fn clear<T>(buffer: &mut Vec<T>) {
+    buffer.clear();
+    buffer.shrink_to(SPARE / size_of::<T>());
 }
 
 fn step(state: State, byte: u8) -> Step {
@@ -153,9 +156,9 @@ fn step(state: State, byte: u8) -> Step {
             b'1'..=b'9' => Step::Take(Digits),
             _ => Step::Stray,
         },
+        // QEMU's grammar has no exponent right after a zero: it would be the next token.
         Zero => match byte {
             b'.' => Step::Take(Point),
-            b'e' | b'E' => Step::Take(Exponent),
             b'0'..=b'9' => Step::Stray,
             _ => Step::EndBefore(TokenKind::Integer),
         },

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::{Message, Recipient};
 use parking_lot::Mutex;
 
+use super::commands::preconfig::Preconfig;
 use super::error::QmpError;
 use super::migration::Migration;
 use crate::actors::outlet::Outlet;
@@ -138,6 +139,8 @@ pub struct MachineInfo {
     pub only_migratable: bool,
     /// What `-global migration.…` says of migrations.
     pub migration: Settings,
+    /// Whether the machine waits for a client to start it.
+    pub preconfig: Preconfig,
     /// A human monitor is on the terminal of the process, where standard error may be too.
     pub terminal_monitor: bool,
 }

@@ -15,6 +15,7 @@ use super::error::QmpError;
 use super::event::{self, Event};
 use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, PassedDescriptor, Services};
 use super::migration::{Migration, MigrationLink, Outlook};
+use super::throttle::{self, Kind, Throttle, Verdict};
 use crate::hmp;
 use crate::hmp::command::Terminal;
 use crate::machine::message::{SubscribeEvents, VmEvent};
@@ -113,6 +114,7 @@ pub struct Monitor {
     services: Arc<Services>,
     listeners: Vec<Recipient<Event>>,
     sessions: Vec<Recipient<FlushOutput>>,
+    throttle: Throttle,
 }
 
 impl Monitor {
@@ -130,7 +132,12 @@ impl Monitor {
             let (link, info) = (Arc::new(link), Arc::new(info));
             let passed = PassedDescriptor::default();
             let services = Services { link, info, migration, passed, bound };
-            Self { services: Arc::new(services), listeners: Vec::new(), sessions: Vec::new() }
+            Self {
+                services: Arc::new(services),
+                listeners: Vec::new(),
+                sessions: Vec::new(),
+                throttle: Throttle::default(),
+            }
         })
     }
 }
@@ -147,7 +154,7 @@ impl Handler<Execute> for Monitor {
     type Result = ResponseFuture<Result<Value, QmpError>>;
 
     fn handle(&mut self, message: Execute, ctx: &mut Self::Context) -> Self::Result {
-        let execution = match permitted(&message) {
+        let execution = match permitted(&message, &self.services) {
             Ok(entry) => (entry.start)(message.arguments, self.services_for(message.passed)),
             Err(error) => return Box::pin(async { Err(error) }),
         };
@@ -161,12 +168,13 @@ impl Handler<Execute> for Monitor {
     }
 }
 
-fn permitted(message: &Execute) -> Result<&'static Entry, QmpError> {
+fn permitted(message: &Execute, services: &Services) -> Result<&'static Entry, QmpError> {
     let entry = command::find(&message.command)?;
     if message.out_of_band && !entry.out_of_band {
         let name = entry.name;
         return Err(QmpError::generic(format!("The command {name} does not support OOB")));
     }
+    services.info.preconfig.permit(entry.name)?;
     Ok(entry)
 }
 
@@ -229,7 +237,7 @@ impl Handler<MigrationEvent> for Monitor {
     type Result = ();
 
     /// The reason of a failure is in the log and in the cache before anybody hears of the failure.
-    fn handle(&mut self, message: MigrationEvent, _: &mut Self::Context) {
+    fn handle(&mut self, message: MigrationEvent, ctx: &mut Self::Context) {
         if let MigrationEvent::State { side, state, .. } = &message {
             self.log_reason(*side, state);
         }
@@ -238,7 +246,7 @@ impl Handler<MigrationEvent> for Monitor {
         if migration.settings().capabilities.has(Capability::Events)
             && let Some(event) = event::of_migration(&message)
         {
-            self.announce(&event);
+            self.announce(event, ctx);
         }
     }
 }
@@ -262,7 +270,29 @@ impl Monitor {
         }
     }
 
-    fn announce(&mut self, event: &Event) {
+    /// Tell every session of it, unless it is one of too many.
+    fn announce(&mut self, event: Event, ctx: &mut Context<Self>) {
+        match self.throttle.judge(event) {
+            Verdict::Send(event) => self.tell(&event),
+            Verdict::SendAndWait(event, kind) => {
+                self.tell(&event);
+                Self::limit(kind, ctx);
+            }
+            Verdict::Keep => {}
+        }
+    }
+
+    /// At the end of this interval, tell what has come meanwhile.
+    fn limit(kind: Kind, ctx: &mut Context<Self>) {
+        ctx.run_later(throttle::INTERVAL, |monitor, ctx| {
+            if let Some(event) = monitor.throttle.elapsed(&kind) {
+                monitor.tell(&event);
+                Self::limit(kind, ctx);
+            }
+        });
+    }
+
+    fn tell(&mut self, event: &Event) {
         self.listeners.retain(Recipient::connected);
         for listener in &self.listeners {
             listener.do_send(event.clone());
@@ -297,12 +327,12 @@ impl Handler<Register> for Monitor {
 impl Handler<VmEvent> for Monitor {
     type Result = ();
 
-    fn handle(&mut self, message: VmEvent, _: &mut Self::Context) {
+    fn handle(&mut self, message: VmEvent, ctx: &mut Self::Context) {
         if let VmEvent::DeviceFailed { name, reason } = &message {
             tracing::error!("{name} has failed: {reason}");
         }
         if let Some(event) = event::of(&message) {
-            self.announce(&event);
+            self.announce(event, ctx);
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::lexer::{Lexer, MAX_TOKEN_SIZE, Token, TokenKind};
+use super::lexer::{self, Lexer, MAX_TOKEN_SIZE, TokenKind};
 
 /// Deepest nesting of arrays and objects.
 pub const MAX_NESTING: usize = 1024;
-/// Most tokens in one document (QEMU: 2 Mi; smaller here so that a session's memory stays small).
-pub const MAX_TOKEN_COUNT: usize = 256 << 10;
+/// Most tokens in one document.
+pub const MAX_TOKEN_COUNT: usize = 2 << 20;
 
 /// A document, or the sentence that says what is wrong with it.
 pub type Document = Result<Value, String>;
@@ -16,12 +16,14 @@ pub type Document = Result<Value, String>;
 /// Parse text that is one object.
 pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
     let mut stream = JsonStream::default();
-    let mut documents = Vec::new();
+    let mut first = None;
     // The end of the line ends the last token.
     for byte in text.bytes().chain([b'\n']) {
-        stream.feed(byte, |document| documents.push(document));
+        stream.feed(byte, |document| {
+            first.get_or_insert(document);
+        });
     }
-    match documents.into_iter().next() {
+    match first {
         None => Err("JSON parse error, premature EOI".into()),
         Some(Ok(Value::Object(members))) => Ok(members),
         Some(Ok(_)) => Err("JSON parse error, an object is expected".into()),
@@ -40,39 +42,43 @@ impl JsonStream {
     /// Feed one byte; `sink` gets each document that is complete.
     pub fn feed(&mut self, byte: u8, mut sink: impl FnMut(Document)) {
         let collector = &mut self.collector;
-        self.lexer.feed(byte, |token| {
-            if let Some(document) = collector.push(token) {
+        self.lexer.feed(byte, |kind, text| {
+            if let Some(document) = collector.push(kind, text) {
                 sink(document);
             }
         });
     }
 }
 
+/// The tokens of the document that is under way. All their bytes are in one buffer: a token is its
+/// kind and where it ends.
 #[derive(Debug, Default)]
 struct Collector {
-    tokens: Vec<Token>,
-    size: usize,
+    text: Vec<u8>,
+    tokens: Vec<(TokenKind, u32)>,
     braces: isize,
     brackets: isize,
 }
 
 impl Collector {
-    fn push(&mut self, token: Token) -> Option<Document> {
-        match token.kind {
+    fn push(&mut self, kind: TokenKind, text: &[u8]) -> Option<Document> {
+        match kind {
             TokenKind::LeftBrace => self.braces += 1,
             TokenKind::RightBrace => self.braces -= 1,
             TokenKind::LeftBracket => self.brackets += 1,
             TokenKind::RightBracket => self.brackets -= 1,
             TokenKind::Stray => {
                 // QEMU prints a C string, which ends at a NUL.
-                let end = token.text.iter().position(|&b| b == 0).unwrap_or(token.text.len());
-                let text = String::from_utf8_lossy(&token.text[..end]).into_owned();
+                let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+                let text = modified_utf8_lossy(&text[..end]);
                 return self.fail(format!("JSON parse error, stray '{text}'"));
             }
             TokenKind::Oversized => return self.fail("JSON token size limit exceeded".into()),
             _ => {}
         }
-        if self.size + token.text.len() > MAX_TOKEN_SIZE {
+        // Each counts with the NUL that ends it in QEMU, but only the last one's.
+        let size = self.text.len() + text.len();
+        if size >= MAX_TOKEN_SIZE {
             return self.fail("JSON token size limit exceeded".into());
         }
         if self.tokens.len() >= MAX_TOKEN_COUNT {
@@ -81,48 +87,60 @@ impl Collector {
         if self.braces + self.brackets > MAX_NESTING as isize {
             return self.fail("JSON nesting depth limit exceeded".into());
         }
-        self.size += token.text.len();
-        self.tokens.push(token);
+        self.text.extend_from_slice(text);
+        // Within the limit, which fits.
+        self.tokens.push((kind, size as u32));
         let open = self.braces > 0 || self.brackets > 0;
         if open && self.braces >= 0 && self.brackets >= 0 {
             return None;
         }
-        let tokens = std::mem::take(self).tokens;
-        Some(
-            Parser { tokens: &tokens, at: 0 }
-                .value()
-                .map_err(|what| format!("JSON parse error, {what}")),
-        )
+        let parsed = Parser { text: &self.text, tokens: &self.tokens, at: 0 }.value();
+        self.clear();
+        Some(parsed.map_err(|what| format!("JSON parse error, {what}")))
     }
 
     fn fail(&mut self, sentence: String) -> Option<Document> {
-        *self = Self::default();
+        self.clear();
         Some(Err(sentence))
+    }
+
+    fn clear(&mut self) {
+        lexer::clear(&mut self.text);
+        lexer::clear(&mut self.tokens);
+        (self.braces, self.brackets) = (0, 0);
     }
 }
 
 struct Parser<'a> {
-    tokens: &'a [Token],
+    text: &'a [u8],
+    tokens: &'a [(TokenKind, u32)],
     at: usize,
 }
 
 impl Parser<'_> {
-    fn peek(&self) -> Result<&Token, String> {
-        self.tokens.get(self.at).ok_or_else(|| "premature EOI".to_owned())
+    fn peek(&self) -> Result<TokenKind, String> {
+        let token = self.tokens.get(self.at).map(|(kind, _)| *kind);
+        token.ok_or_else(|| "premature EOI".to_owned())
+    }
+
+    /// The bytes of the token that `peek` has seen.
+    fn text(&self) -> &[u8] {
+        let end = |at: usize| self.tokens.get(at).map_or(0, |(_, end)| *end as usize);
+        let start = self.at.checked_sub(1).map_or(0, end);
+        self.text.get(start..end(self.at)).unwrap_or_default()
     }
 
     fn next_is(&self, kind: TokenKind) -> Result<bool, String> {
-        Ok(self.peek()?.kind == kind)
+        Ok(self.peek()? == kind)
     }
 
     fn value(&mut self) -> Result<Value, String> {
-        let token = self.peek()?;
-        let value = match token.kind {
+        let value = match self.peek()? {
             TokenKind::LeftBrace => return self.object(),
             TokenKind::LeftBracket => return self.array(),
-            TokenKind::String => Value::String(string(&token.text)?),
-            TokenKind::Integer | TokenKind::Float => Value::Number(number(&token.text)),
-            TokenKind::Keyword => match token.text.as_slice() {
+            TokenKind::String => Value::String(string(self.text())?),
+            TokenKind::Integer | TokenKind::Float => Value::Number(number(self.text())),
+            TokenKind::Keyword => match self.text() {
                 b"true" => Value::Bool(true),
                 b"false" => Value::Bool(false),
                 b"null" => Value::Null,
@@ -193,13 +211,13 @@ fn number(text: &[u8]) -> Number {
     Number::from_f64(float).unwrap_or_else(|| 0.into())
 }
 
-/// Decode a quoted string: escapes, and UTF-8 checked (NUL may come overlong, as `c0 80`).
+/// Decode a quoted string: escapes, and modified UTF-8.
 fn string(text: &[u8]) -> Result<String, String> {
-    let body = text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
-    let mut out = String::with_capacity(body.len());
-    let mut rest = body;
+    let Some((quote, mut rest)) = text.split_first() else { return Ok(String::new()) };
+    let mut out = String::with_capacity(rest.len());
     while let Some((&first, tail)) = rest.split_first() {
         match first {
+            _ if first == *quote => break,
             b'\\' => {
                 let (&kind, tail) = tail.split_first().ok_or_else(bad_escape)?;
                 rest = tail;
@@ -222,28 +240,45 @@ fn string(text: &[u8]) -> Result<String, String> {
                 out.push(first as char);
                 rest = tail;
             }
-            0xc0 if tail.first() == Some(&0x80) => {
-                out.push('\0');
-                rest = &tail[1..];
-            }
             _ => {
-                let length = match first {
-                    0xc2..=0xdf => 2,
-                    0xe0..=0xef => 3,
-                    _ => 4,
-                };
-                let c = rest
-                    .get(..length)
-                    .and_then(|bytes| std::str::from_utf8(bytes).ok())
-                    .and_then(|s| s.chars().next())
-                    .filter(|&c| c as u32 >= 0x80 && is_character(c))
-                    .ok_or_else(|| "invalid UTF-8 sequence in string".to_owned())?;
-                out.push(c);
+                let (decoded, length) = decode(rest);
+                out.push(decoded.ok_or_else(|| "invalid UTF-8 sequence in string".to_owned())?);
                 rest = &rest[length..];
             }
         }
     }
     Ok(out)
+}
+
+/// What modified UTF-8 begins with: a character (NUL may come overlong, as `c0 80`), unless the
+/// sequence is invalid, and the length of the sequence.
+fn decode(bytes: &[u8]) -> (Option<char>, usize) {
+    let first = bytes.first().copied().unwrap_or(0xff);
+    let expected = first.leading_ones() as usize;
+    match expected {
+        0 => return (Some(char::from(first)), 1),
+        1 | 7.. => return (None, 1),
+        _ => {}
+    }
+    let following = bytes[1..].iter().take(expected - 1);
+    let length = 1 + following.take_while(|byte| *byte & 0xc0 == 0x80).count();
+    let sequence = &bytes[..length];
+    let character = match sequence {
+        [0xc0, 0x80] => Some('\0'),
+        _ => std::str::from_utf8(sequence).ok().and_then(|text| text.chars().next()),
+    };
+    (character.filter(|&c| length == expected && is_character(c)), length)
+}
+
+/// Bytes as QEMU shows them, with a replacement character for each invalid sequence.
+fn modified_utf8_lossy(mut bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    while !bytes.is_empty() {
+        let (character, length) = decode(bytes);
+        out.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
+        bytes = &bytes[length..];
+    }
+    out
 }
 
 fn bad_escape() -> String {
@@ -330,11 +365,33 @@ mod tests {
     #[test]
     fn limits_hold() {
         let mut stream = JsonStream::default();
-        let long = [b"'".as_slice(), &vec![b'x'; MAX_TOKEN_SIZE + 9], b"'\n1 "].concat();
+        let too_long = Err("JSON token size limit exceeded".into());
+        // What is left of a token that is too long is read as something new: two keywords, a stray.
+        let long = [b"'".as_slice(), &vec![b'x'; MAX_TOKEN_SIZE], b"a b c' 1\n\n2 "].concat();
+        let keyword = |word: &str| Err(format!("JSON parse error, invalid keyword '{word}'"));
+        let stray = Err("JSON parse error, stray '' 1\n'".into());
         let found = documents(&mut stream, &long);
-        assert_eq!(found, [Err("JSON token size limit exceeded".into()), Ok(1.into())]);
+        assert_eq!(
+            found,
+            [too_long.clone(), keyword("a"), keyword("b"), keyword("c"), stray, Ok(2.into())]
+        );
+        let half = format!("'{}'", "x".repeat(MAX_TOKEN_SIZE / 2));
+        let found = documents(&mut stream, format!("[{half},{half} 1 ").as_bytes());
+        assert_eq!(found, [too_long, Ok(1.into())]);
         let many = "[".to_owned() + &"1,".repeat(MAX_TOKEN_COUNT / 2);
         let found = documents(&mut stream, many.as_bytes());
         assert_eq!(found, [Err("JSON token count limit exceeded".into())]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_characters() {
+        for (bytes, shown) in [
+            (b"a\xc0\x80\xc3".as_slice(), "a\0\u{fffd}"),
+            // By the length that the first byte gives: one sequence of five bytes, one of two.
+            (b"\xf8\x88\x80\x80\x80\xc1\xbfz", "\u{fffd}\u{fffd}z"),
+            (b"\xe2\x82\xfe\xed\xa0\x80", "\u{fffd}\u{fffd}\u{fffd}"),
+        ] {
+            assert_eq!(modified_utf8_lossy(bytes), shown);
+        }
     }
 }

@@ -28,7 +28,8 @@ use crate::chardev::message::{
 const PASSED_MAX: usize = 128;
 /// Bytes of input that may be under way.
 const INPUT_WINDOW: usize = 4096;
-/// Requests parsed but not begun; more wait as bytes, and beyond the window with the client.
+/// Requests parsed but not begun, with out-of-band execution; more wait as bytes, and beyond the
+/// window with the client.
 const QUEUE_LIMIT: usize = 8;
 /// No new request begins while this many bytes of output wait.
 const OUTPUT_LIMIT: usize = 64 << 10;
@@ -51,7 +52,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>, pretty: bool) -> Add
         unclaimed: PassedDescriptor::default(),
         requests: VecDeque::new(),
         executing: false,
-        out_of_band: 0,
+        out_of_band: false,
         output: Vec::new(),
         writing: false,
         dropped_events: 0,
@@ -89,8 +90,8 @@ pub struct QmpSession {
     unclaimed: PassedDescriptor,
     requests: VecDeque<(Document, Option<OwnedFd>)>,
     executing: bool,
-    /// Out-of-band commands being executed.
-    out_of_band: usize,
+    /// An out-of-band command is being executed.
+    out_of_band: bool,
     output: Vec<u8>,
     /// A `CharOutput` is with the back end.
     writing: bool,
@@ -219,7 +220,7 @@ impl Handler<Executed> for QmpSession {
             return;
         }
         match done.out_of_band {
-            true => self.out_of_band = self.out_of_band.saturating_sub(1),
+            true => self.out_of_band = false,
             false => self.executing = false,
         }
         self.reply(done.id, done.result);
@@ -251,19 +252,26 @@ impl QmpSession {
         self.unclaimed = PassedDescriptor::default();
         self.requests.clear();
         self.executing = false;
-        self.out_of_band = 0;
+        self.out_of_band = false;
         self.output.clear();
         self.dropped_events = 0;
     }
 
     /// Parse, execute and grant credit as far as the limits allow.
     fn advance(&mut self, ctx: &mut Context<Self>) {
-        loop {
-            self.parse(ctx);
-            let blocked = self.executing || self.output.len() > OUTPUT_LIMIT;
-            match if blocked { None } else { self.requests.pop_front() } {
-                Some((document, passed)) => self.begin(document, passed, ctx),
-                None => break,
+        let mut documents = Vec::new();
+        self.begin_next(ctx);
+        while self.takes_requests() && self.output.len() <= OUTPUT_LIMIT {
+            let Some(byte) = self.input.pop_front() else { break };
+            self.stream.feed(byte, |document| documents.push(document));
+            for document in documents.drain(..) {
+                let passed = self.passed_so_far();
+                if self.is_out_of_band(&document) {
+                    self.begin(document, passed, ctx);
+                } else {
+                    self.requests.push_back((document, passed));
+                    self.begin_next(ctx);
+                }
             }
         }
         if self.mode != Mode::Disconnected && self.input.is_empty() && self.granted == 0 {
@@ -272,22 +280,21 @@ impl QmpSession {
         }
     }
 
-    fn parse(&mut self, ctx: &mut Context<Self>) {
-        while self.requests.len() < QUEUE_LIMIT
-            && self.out_of_band < QUEUE_LIMIT
-            && self.output.len() <= OUTPUT_LIMIT
-        {
-            let Some(byte) = self.input.pop_front() else { return };
-            let mut documents = Vec::new();
-            self.stream.feed(byte, |document| documents.push(document));
-            for document in documents {
-                let passed = self.passed_so_far();
-                if self.is_out_of_band(&document) {
-                    self.begin(document, passed, ctx);
-                } else {
-                    self.requests.push_back((document, passed));
-                }
-            }
+    /// Begin the requests that are first in the queue, up to and with one that takes a while.
+    fn begin_next(&mut self, ctx: &mut Context<Self>) {
+        while !self.executing && self.output.len() <= OUTPUT_LIMIT {
+            let Some((document, passed)) = self.requests.pop_front() else { return };
+            self.begin(document, passed, ctx);
+        }
+    }
+
+    /// Whether another request may be parsed. Without out-of-band execution there is one at a time,
+    /// so that what follows a negotiation is parsed with its outcome in force. An out-of-band
+    /// request is answered before anything after it is looked at.
+    fn takes_requests(&self) -> bool {
+        match self.mode {
+            Mode::Commands { oob: true } => self.requests.len() < QUEUE_LIMIT && !self.out_of_band,
+            _ => self.requests.is_empty() && !self.executing,
         }
     }
 
@@ -347,7 +354,7 @@ impl QmpSession {
         let Request { command, arguments, out_of_band } = request;
         let connection = self.connection;
         match out_of_band {
-            true => self.out_of_band += 1,
+            true => self.out_of_band = true,
             false => self.executing = true,
         }
         let execution = self.monitor.send(Execute {
@@ -408,15 +415,15 @@ fn outline(object: Map<String, Value>, oob_enabled: bool) -> Result<Request, Qmp
     for (key, value) in json::members(&object) {
         match (key.as_str(), value) {
             ("execute", value) | ("exec-oob", value) if key == "execute" || oob_enabled => {
+                let Value::String(name) = value else {
+                    let sentence = format!("QMP input member '{key}' must be a string");
+                    return Err(QmpError::generic(sentence));
+                };
                 if let Some((earlier, _)) = command {
                     return Err(QmpError::generic(format!(
                         "QMP input member '{key}' clashes with '{earlier}'"
                     )));
                 }
-                let Value::String(name) = value else {
-                    let sentence = format!("QMP input member '{key}' must be a string");
-                    return Err(QmpError::generic(sentence));
-                };
                 command = Some((key, name.clone()));
             }
             ("arguments", Value::Object(map)) => arguments = map.clone(),

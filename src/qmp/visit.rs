@@ -9,6 +9,7 @@ use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visit
 use serde_json::{Map, Value};
 
 use super::error::QmpError;
+use super::hash_order::HashOrder;
 use super::json;
 use crate::cli::value;
 
@@ -326,11 +327,18 @@ impl<'de> de::Deserializer<'de> for Input {
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
         let map = self.object()?;
+        let names = || json::members(&map).into_iter().map(|(name, _)| name.clone());
+        // Needed only to say which member is unexpected: few objects have one.
+        let unknown = names().any(|name| !fields.contains(&name.as_str()));
+        let all: Vec<_> = if unknown { names().collect() } else { Vec::new() };
         let mut members = Members { map, fields, field: "", path: self.path, text: self.text };
         let value = visitor.visit_map(&mut members)?;
-        match json::members(&members.map).first() {
-            Some((name, _)) if self.text => error(format!("Invalid parameter '{name}'")),
-            Some((name, _)) => {
+        let mut left = HashOrder::default();
+        all.iter().for_each(|name| left.insert(name));
+        all.iter().filter(|name| !members.map.contains_key(*name)).for_each(|n| left.remove(n));
+        match left.iter().next() {
+            Some(name) if self.text => error(format!("Invalid parameter '{name}'")),
+            Some(name) => {
                 error(format!("Parameter '{}' is unexpected", member_path(&members.path, name)))
             }
             None => Ok(value),

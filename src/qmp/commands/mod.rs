@@ -12,5 +12,6 @@ pub mod migration;
 pub mod migration_settings;
 pub mod migration_start;
 pub mod objects;
+pub mod preconfig;
 pub mod qom;
 pub mod status;
