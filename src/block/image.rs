@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -164,7 +164,12 @@ impl RawImage {
         self.path.display().to_string()
     }
 
-    fn is_active(&self) -> bool {
+    /// Bytes that the image takes up on the host.
+    pub(super) fn allocated(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|metadata| metadata.blocks() * SECTOR)
+    }
+
+    pub(super) fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
     }
 

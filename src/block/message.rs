@@ -2,6 +2,7 @@
 
 use actix::Message;
 
+use super::accounting::Statistics;
 use crate::actors::outlet::Outlet;
 use crate::devices::dma::GuestBuffer;
 
@@ -65,12 +66,28 @@ impl From<&std::io::Error> for IoFailed {
 pub struct BlockFailed {
     /// Where the device is in QEMU's tree of objects.
     pub qom_path: String,
-    /// Identifier of its drive.
+    /// Name of its back end; empty for a node of `-blockdev`.
     pub drive: String,
+    /// Name of the topmost node of its drive.
+    pub node_name: String,
     pub write: bool,
     /// `Ignore`, `Report` or `Stop`.
     pub action: crate::machine::spec::ErrorAction,
     pub error: IoFailed,
+}
+
+impl BlockFailed {
+    /// What the failures of a device have in common.
+    pub fn of_device(qom_path: String, drive: String, node_name: String) -> Self {
+        Self {
+            qom_path,
+            drive,
+            node_name,
+            write: false,
+            action: crate::machine::spec::ErrorAction::Report,
+            error: IoFailed(0),
+        }
+    }
 }
 
 impl IoFailed {
@@ -90,6 +107,23 @@ pub struct Inactivate;
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), String>")]
 pub struct Activate;
+
+/// Monitor → drive: how is it, and what has it done?
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<DriveReport, crate::machine::message::VmError>")]
+pub struct QueryDrive;
+
+/// What a drive says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriveReport {
+    /// Size in bytes as the guest sees it.
+    pub size: u64,
+    /// Bytes that the image takes up; `None` if the host does not say.
+    pub allocated: Option<u64>,
+    /// The image is this machine's.
+    pub active: bool,
+    pub statistics: Statistics,
+}
 
 /// What a device needs to know of a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

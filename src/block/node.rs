@@ -1,14 +1,18 @@
 //! `BlockNode`: the actor behind a drive. Requests reach its threads without a detour through its
 //! mailbox; pausing and resuming are messages to the actor.
 
+use std::sync::Arc;
+
 use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
 
+use super::accounting::BlockAccount;
 use super::image::{ImageError, RawImage};
 use super::lock::Permissions;
-use super::message::{Activate, BlockInfo, BlockRequest, Inactivate};
+use super::message::{Activate, BlockInfo, BlockRequest, DriveReport, Inactivate, QueryDrive};
 use super::worker::{self, WorkQueue, Workers};
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume};
 use crate::actors::outlet::Outlet;
+use crate::machine::message::VmError;
 use crate::machine::spec::DriveSpec;
 use crate::net::descriptors::Descriptors;
 
@@ -106,6 +110,12 @@ impl BlockNode {
         let queue: WorkQueue = self.workers.queue();
         Outlet::fold(move |request| queue.submit(request))
     }
+
+    /// Where its device tells what is to be counted besides requests.
+    pub fn account(&self) -> Outlet<BlockAccount> {
+        let accounting = Arc::clone(self.workers.accounting());
+        Outlet::fold(move |what| accounting.told(what))
+    }
 }
 
 impl Actor for BlockNode {
@@ -129,6 +139,21 @@ impl Handler<Resume> for BlockNode {
 
     fn handle(&mut self, _: Resume, _: &mut Self::Context) {
         self.workers.resume();
+    }
+}
+
+impl Handler<QueryDrive> for BlockNode {
+    type Result = ResponseFuture<Result<DriveReport, VmError>>;
+
+    fn handle(&mut self, _: QueryDrive, _: &mut Self::Context) -> Self::Result {
+        let statistics = self.workers.accounting().read();
+        let seen = self.workers.with_image(move |image| DriveReport {
+            size: image.size(),
+            allocated: image.allocated(),
+            active: image.is_active(),
+            statistics,
+        });
+        Box::pin(async move { seen.await.ok_or_else(|| VmError("the drive has failed".into())) })
     }
 }
 
@@ -187,11 +212,13 @@ mod tests {
     use super::*;
     use crate::actors::probe::Probe;
     use crate::block::message::{BlockDone, BlockOp};
-    use crate::machine::spec::{CacheMode, DriveInterface, ErrorAction};
+    use crate::machine::spec::{CacheMode, DriveInterface, ErrorAction, NodeNames};
 
     fn spec(path: &Path) -> DriveSpec {
         DriveSpec {
             id: "d0".to_owned(),
+            is_back_end: true,
+            nodes: NodeNames::default(),
             interface: DriveInterface::None,
             index: 0,
             file: path.to_owned(),

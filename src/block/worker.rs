@@ -7,11 +7,13 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
+use super::accounting::{Accounting, Begun};
 use super::image::{Bounce, RawImage};
 use super::message::{BlockDone, BlockRequest, IoFailed};
 use crate::actors::context::panic_reason;
@@ -24,7 +26,8 @@ pub(super) const THREADS_MAX: usize = 4;
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<BlockRequest>,
+    /// With the moment of their arrival.
+    waiting: VecDeque<(BlockRequest, Instant)>,
     /// Requests being carried out.
     running: usize,
     /// Threads that wait for work.
@@ -54,6 +57,7 @@ struct Shared {
     state: Mutex<State>,
     work: Condvar,
     image: RawImage,
+    accounting: Arc<Accounting>,
     failure: Outlet<ActorFailed>,
 }
 
@@ -78,13 +82,24 @@ impl Workers {
         most_threads: usize,
     ) -> io::Result<Self> {
         let state = Mutex::new(State { threads: 1, most_threads, ..State::default() });
-        let shared = Arc::new(Shared { state, work: Condvar::new(), image, failure });
+        let shared = Arc::new(Shared {
+            state,
+            work: Condvar::new(),
+            image,
+            accounting: Arc::default(),
+            failure,
+        });
         spawn(&shared)?;
         Ok(Self(shared))
     }
 
     pub(super) fn queue(&self) -> WorkQueue {
         WorkQueue(Arc::clone(&self.0))
+    }
+
+    /// What is counted.
+    pub(super) fn accounting(&self) -> &Arc<Accounting> {
+        &self.0.accounting
     }
 
     /// Answered when every request so far is finished; later ones wait for `resume`.
@@ -107,6 +122,7 @@ impl Workers {
 
     /// Take work again.
     pub(super) fn resume(&self) {
+        self.0.accounting.resumed();
         self.0.state.lock().held = false;
         self.0.work.notify_one();
     }
@@ -130,7 +146,7 @@ impl WorkQueue {
             request.done.send(BlockDone { tag: request.tag, result: gone });
             return;
         }
-        state.waiting.push_back(request);
+        state.waiting.push_back((request, Instant::now()));
         if state.running == 0 && !state.held {
             self.0.work.notify_one();
         }
@@ -146,7 +162,8 @@ fn serve(shared: &Arc<Shared>) {
     let mut bounce = Bounce::new();
     let mut state = shared.state.lock();
     loop {
-        let Some(request) = (if state.held { None } else { state.waiting.pop_front() }) else {
+        let Some((request, since)) = (if state.held { None } else { state.waiting.pop_front() })
+        else {
             if state.closing {
                 return;
             }
@@ -164,6 +181,7 @@ fn serve(shared: &Arc<Shared>) {
             }
         }
         drop(state);
+        let begun = Begun::of(&request.op);
         let run = AssertUnwindSafe(|| shared.image.run(&request.op, &mut bounce));
         let result = catch_unwind(run).unwrap_or_else(|payload| {
             let name = shared.image.path().display().to_string().into();
@@ -171,6 +189,7 @@ fn serve(shared: &Arc<Shared>) {
             shared.failure.send(ActorFailed { name, reason });
             Err(IoFailed(Errno::IO.raw_os_error()))
         });
+        shared.accounting.done(begun, since, result.is_ok());
         request.done.send(BlockDone { tag: request.tag, result });
         state = shared.state.lock();
         state.running -= 1;

@@ -4,7 +4,7 @@ use super::opts::Opts;
 use super::{CliError, OptionError, refused, value};
 use crate::machine::spec::{
     CacheMode, DeviceSpec, DriveFormat, DriveInterface, DriveSpec, ErrorAction, FlashSpec,
-    MachineSpec,
+    MachineSpec, NodeNames,
 };
 
 /// Formats of QEMU that cannot be opened here.
@@ -18,6 +18,8 @@ const UNAVAILABLE_INTERFACES: [&str; 6] = ["ide", "scsi", "floppy", "mtd", "sd",
 #[derive(Debug, Default)]
 pub struct Disks {
     drives: Vec<DriveSpec>,
+    /// Nodes that have got a name so far because they had none.
+    nameless_nodes: u32,
 }
 
 impl Disks {
@@ -94,6 +96,14 @@ impl Disks {
                 }
             },
         };
+        let nodes = match &base {
+            Some(base) => NodeNames { format: Some(id.clone()), file: base.id.clone() },
+            None if driver == "file" => NodeNames { format: None, file: id.clone() },
+            None => {
+                let file = self.node_name(opts.take("file.node-name"))?;
+                NodeNames { format: Some(id.clone()), file }
+            }
+        };
         let read_only = opts.take_switch("read-only")?.unwrap_or(false)
             || base.as_ref().is_some_and(|base| base.read_only);
         let mut cache = base.as_ref().map(|base| base.cache).unwrap_or_default();
@@ -120,6 +130,8 @@ impl Disks {
         }
         self.drives.push(DriveSpec {
             id,
+            is_back_end: false,
+            nodes,
             interface: DriveInterface::None,
             index: u32::MAX,
             file,
@@ -216,11 +228,16 @@ impl Disks {
             Some(file) if !file.is_empty() => file.into(),
             _ => return refused("Must specify either driver or file"),
         };
+        let format_node = self.node_name(opts.take("node-name"))?;
+        let file_node = self.node_name(opts.take("file.node-name"))?;
+        let nodes = NodeNames { format: Some(format_node), file: file_node };
         if let Some((name, _)) = opts.items.first() {
             return refused(format!("Block format 'raw' does not support the option '{name}'"));
         }
         self.drives.push(DriveSpec {
             id,
+            is_back_end: true,
+            nodes,
             interface,
             index,
             file,
@@ -233,6 +250,25 @@ impl Disks {
             origin: origin.into(),
         });
         Ok(())
+    }
+
+    /// The name of a node: the user's, or one that no user can give.
+    fn node_name(&mut self, given: Option<String>) -> Result<String, OptionError> {
+        let Some(name) = given else {
+            self.nameless_nodes += 1;
+            return Ok(format!("#block{:03}", self.nameless_nodes));
+        };
+        let name = match value::identifier(&name) {
+            Ok(name) if name.len() < 32 => name,
+            _ => return refused(format!("Invalid node-name: '{name}'")),
+        };
+        let is_taken = |drive: &DriveSpec| {
+            drive.nodes.format.as_ref() == Some(&name) || drive.nodes.file == name
+        };
+        match self.drives.iter().any(is_taken) {
+            true => refused(format!("Duplicate nodes with node-name='{name}'")),
+            false => Ok(name),
+        }
     }
 
     /// The drive's place among those of its interface: as given, or the first that is free.

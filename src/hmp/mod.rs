@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+mod block;
 mod chardev;
 pub mod command;
 pub mod complete;

@@ -5,8 +5,8 @@ use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
-    chardev, control, descriptors, dirty_rate, inspect, memory, migration, migration_settings,
-    objects, tree,
+    block, chardev, control, descriptors, dirty_rate, inspect, memory, migration,
+    migration_settings, objects, tree,
 };
 
 macro_rules! run {
@@ -75,6 +75,8 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
 
 /// What `info` shows.
 const INFO: &[HmpCommand] = commands! {
+    "block", [required("nodes", Kind::Flag('n')), required("verbose", Kind::Flag('v')), optional("device", Kind::Text)], "[-n] [-v] [device]", "drives (-n: nodes; -v: with their images)" => run!(block::block);
+    "blockstats", [], "", "what drives have done" => run!(block::blockstats);
     "chardev", [], "", "character devices" => run!(inspect::chardev);
     "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);
     "dirty_rate", [], "", "how fast the guest writes its memory, as last measured" => run!(dirty_rate::info);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use actix::prelude::*;
 
 use super::clock::{TIMEBASE_HZ, VirtualClock};
-use super::drives::Drives;
+use super::drives::{Drives, PluggedDrive};
 use super::fdt::{self, FdtInput, FdtIsa};
 use super::firmware::hsm::Hsm;
 use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
@@ -50,6 +50,7 @@ use crate::migration::ram::device::DeviceBlock;
 use crate::migration::sections::{Sections, StateSource};
 use crate::migration::vmstate::VmState;
 use crate::net::descriptors::Descriptors;
+use crate::qmp::link::DriveLink;
 use crate::qtest::gpio::Gpios;
 use crate::qtest::memory::AddressSpace;
 use crate::qtest::stepped::SteppedClock;
@@ -111,7 +112,8 @@ pub struct Machine {
     pub vcpus: Vec<Addr<Vcpu>>,
     pub timers: Timers,
     pub threads: Vec<JoinHandle<()>>,
-    pub blocks: Vec<Addr<BlockNode>>,
+    /// What there is behind the drives, for monitors.
+    pub drives: Vec<DriveLink>,
     /// The serial port, to ask what it has not sent yet.
     pub uart: Option<Recipient<Snapshot<UartState>>>,
     /// Keeps the devices, and what they have still to say, when the harts' threads have ended.
@@ -137,7 +139,7 @@ pub struct QtestParts {
 /// What the rest of the machine needs of its devices.
 struct Devices {
     uart: Option<Recipient<Snapshot<UartState>>>,
-    blocks: Vec<BlockNode>,
+    drives: Vec<PluggedDrive>,
     gpios: Option<Gpios>,
 }
 
@@ -314,14 +316,15 @@ pub fn build(
         sections: Sections::default(),
         roms: Vec::new(),
     };
-    let Devices { uart, blocks, gpios } = match &plan {
+    let Devices { uart, drives, gpios } = match &plan {
         Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
         None => {
             let gpios = spec.qtest.is_some().then(Gpios::default);
-            Devices { uart: None, blocks: Vec::new(), gpios }
+            Devices { uart: None, drives: Vec::new(), gpios }
         }
     };
-    let blocks: Vec<_> = blocks.into_iter().map(|node| node.start()).collect();
+    let (blocks, drives): (Vec<_>, Vec<_>) =
+        drives.into_iter().map(|plugged| drive_link(spec, plugged)).unzip();
     // After the devices that ask them: a drive's pause is answered when it is drained.
     board.lifecycles.extend(blocks.iter().map(|node| Lifecycle::of("drive", node)));
     board.lifecycles.push(timers.lifecycle());
@@ -389,7 +392,7 @@ pub fn build(
         vcpus: addrs,
         timers,
         threads,
-        blocks,
+        drives,
         uart,
         bus,
         sections,
@@ -496,9 +499,30 @@ fn devices(
     board.manage("goldfish_rtc", &rtc);
 
     let mut drives = Drives::open(spec, connections.descriptors)?;
-    let mut blocks = flash_banks::plug(board, spec, &mut drives)?;
-    blocks.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
-    Ok(Devices { uart: Some(uart.recipient()), blocks, gpios: wiring.gpios(&irq, peers) })
+    let mut plugged = flash_banks::plug(board, spec, &mut drives)?;
+    plugged.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
+    plugged.extend(drives.rest(spec, &board.failure)?);
+    // In the order of the command line, whoever has them.
+    plugged.sort_by_key(|plugged| spec.drives.iter().position(|drive| drive.id == plugged.id));
+    Ok(Devices { uart: Some(uart.recipient()), drives: plugged, gpios: wiring.gpios(&irq, peers) })
+}
+
+/// Start a drive's actor; how monitors know it.
+fn drive_link(spec: &MachineSpec, plugged: PluggedDrive) -> (Addr<BlockNode>, DriveLink) {
+    let PluggedDrive { id, node, device, may_stop } = plugged;
+    let node = node.start();
+    let found = spec.drives.iter().find(|drive| drive.id == id);
+    let link = DriveLink {
+        device: found.filter(|drive| drive.is_back_end).map(|_| id).unwrap_or_default(),
+        nodes: found.map(|drive| drive.nodes.clone()).unwrap_or_default(),
+        file: found.map(|drive| drive.file.clone()).unwrap_or_default(),
+        read_only: found.is_some_and(|drive| drive.read_only),
+        cache: found.map(|drive| drive.cache).unwrap_or_default(),
+        qdev: device,
+        stops_the_machine: may_stop,
+        query: node.clone().recipient(),
+    };
+    (node, link)
 }
 
 fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {

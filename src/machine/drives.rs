@@ -1,12 +1,26 @@
 //! The drives of the command line while devices take them.
 
 use super::build::BuildError;
-use super::spec::MachineSpec;
-use crate::block::node::Drive;
+use super::spec::{DriveSpec, MachineSpec};
+use crate::actors::message::ActorFailed;
+use crate::actors::outlet::Outlet;
+use crate::block::image::ImageError;
+use crate::block::node::{BlockNode, Drive};
 use crate::net::descriptors::Descriptors;
 
 /// Every drive, open; a device takes it out.
 pub(super) struct Drives(Vec<(String, Option<Drive>)>);
+
+/// A drive with its device, or without one.
+pub(super) struct PluggedDrive {
+    /// Identifier of its `DriveSpec`.
+    pub(super) id: String,
+    pub(super) node: BlockNode,
+    /// The identifier of the device, or its path in the tree of objects.
+    pub(super) device: Option<String>,
+    /// A failed request may stop the machine.
+    pub(super) may_stop: bool,
+}
 
 impl Drives {
     /// Open all of them.
@@ -14,15 +28,36 @@ impl Drives {
         // With -incoming the machine that comes still has the images.
         let active = spec.incoming.is_none();
         let open = |drive| {
-            let refused = |error: crate::block::image::ImageError, origin: &str| {
-                BuildError::Device { origin: origin.to_owned(), reason: error.to_string() }
+            let refused = |error: ImageError, origin: &str| BuildError::Device {
+                origin: origin.to_owned(),
+                reason: error.to_string(),
             };
-            let spec: &super::spec::DriveSpec = drive;
+            let spec: &DriveSpec = drive;
             Drive::open(spec, active, descriptors)
                 .map(|drive| (spec.id.clone(), Some(drive)))
                 .map_err(|error| refused(error, &spec.origin))
         };
         spec.drives.iter().map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What no device has taken: it stays open, and locked, as long as the machine.
+    pub(super) fn rest(
+        self,
+        spec: &MachineSpec,
+        failure: &Outlet<ActorFailed>,
+    ) -> Result<Vec<PluggedDrive>, BuildError> {
+        let origin = |id: &str| {
+            let found = spec.drives.iter().find(|drive| drive.id == id);
+            found.map(|drive| drive.origin.clone()).unwrap_or_default()
+        };
+        let rest = self.0.into_iter().filter_map(|(id, drive)| Some((id, drive?)));
+        let node = |(id, drive): (String, Drive)| match drive.into_node(failure.clone()) {
+            Ok(node) => Ok(PluggedDrive { id, node, device: None, may_stop: false }),
+            Err(error) => {
+                Err(BuildError::Device { origin: origin(&id), reason: error.to_string() })
+            }
+        };
+        rest.map(node).collect()
     }
 
     /// The drive that the property `what` names. The error is a sentence, QEMU's.

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::build::{Board, BuildError};
-use super::drives::Drives;
+use super::drives::{Drives, PluggedDrive};
 use super::memory_map as map;
 use super::spec::MachineSpec;
 use crate::actors::outlet::Outlet;
 use crate::block::message::{BlockDone, BlockOp, BlockRequest};
-use crate::block::node::BlockNode;
 use crate::devices::flash::{BANK_SIZE, Flash, FlashArray, FlashChanged};
 use crate::migration::ram::device::DeviceBlock;
 
@@ -17,7 +16,7 @@ pub(super) fn plug(
     board: &mut Board,
     spec: &MachineSpec,
     drives: &mut Drives,
-) -> Result<Vec<BlockNode>, BuildError> {
+) -> Result<Vec<PluggedDrive>, BuildError> {
     let mut nodes = Vec::new();
     for (bank, drive) in spec.machine.flash.iter().enumerate() {
         let name = format!("virt.flash{bank}");
@@ -43,7 +42,12 @@ pub(super) fn plug(
             let node = drive.into_ordered_node(board.failure.clone());
             let node = node.map_err(|e| refused(e.to_string()))?;
             backing = written_to(node.requests(), name.clone());
-            nodes.push(node);
+            nodes.push(PluggedDrive {
+                id: given.drive.clone(),
+                node,
+                device: Some(format!("/machine/{name}")),
+                may_stop: false,
+            });
         }
         let array = FlashArray::new(contents.as_deref()).map_err(|error| BuildError::Device {
             origin: name.clone(),

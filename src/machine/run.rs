@@ -102,6 +102,7 @@ async fn machine(
     });
     let power_on = PowerOn { run: !spec.start_paused, incoming: spec.incoming.is_some() };
     let mut info = machine_info(&spec, &chardevs, objects.clone(), descriptors.clone());
+    info.drives.clone_from(&machine.drives);
     if spec.preconfig {
         info.preconfig = Preconfig::waiting(machine.vm.clone().recipient(), power_on);
     }
@@ -308,6 +309,7 @@ fn machine_info(
             },
         ],
         chardevs,
+        drives: Vec::new(),
         accelerator,
         blockers: Arc::new([]),
         only_migratable: spec.only_migratable,

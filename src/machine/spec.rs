@@ -264,11 +264,22 @@ pub enum MonitorMode {
     Qmp { pretty: bool },
 }
 
+/// The names of a drive's nodes: its format, unless the file is used as it is, and its file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeNames {
+    pub format: Option<String>,
+    pub file: String,
+}
+
 /// `-drive`: a block back end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriveSpec {
-    /// The user's identifier, or one made up as QEMU does (`virtio0`, `none1`).
+    /// The user's identifier, or one made up as QEMU does (`virtio0`, `none1`); of `-blockdev`, the
+    /// name of its node.
     pub id: String,
+    /// From `-drive`: a back end of that name, rather than a node alone.
+    pub is_back_end: bool,
+    pub nodes: NodeNames,
     pub interface: DriveInterface,
     pub index: u32,
     pub file: PathBuf,

@@ -6,18 +6,18 @@
 use std::sync::Arc;
 
 use super::build::{Board, BuildError};
-use super::drives::Drives;
+use super::drives::{Drives, PluggedDrive};
 use super::memory::GuestRam;
 use super::memory_map as map;
 use super::spec::{DeviceSpec, GlobalSpec, MachineSpec, ObjectKind};
 use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::TimerLine;
-use crate::block::node::BlockNode;
+use crate::block::message::BlockFailed;
 use crate::chardev::message::CharBackend;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
-use crate::devices::virtio::create::{self, Properties, SerialDevice};
+use crate::devices::virtio::create::{self, BlkConnections, Properties, SerialDevice};
 use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::entropy;
 use crate::devices::virtio::rng::{AssignTimer, Rng};
@@ -69,6 +69,15 @@ fn qom_path(spec: &MachineSpec, device: &DeviceSpec) -> String {
     }
 }
 
+/// What is said of the failures of a device over the drive `id`.
+fn failure_of(spec: &MachineSpec, id: &str, qom_path: &str) -> BlockFailed {
+    let drive = spec.drives.iter().find(|drive| drive.id == id);
+    let nodes = drive.map(|drive| drive.nodes.clone()).unwrap_or_default();
+    let back_end = drive.filter(|drive| drive.is_back_end).map(|drive| drive.id.clone());
+    let node_name = nodes.format.unwrap_or(nodes.file);
+    BlockFailed::of_device(qom_path.to_owned(), back_end.unwrap_or_default(), node_name)
+}
+
 /// Make every slot.
 pub(super) fn plug_all(
     board: &mut Board,
@@ -77,7 +86,7 @@ pub(super) fn plug_all(
     irq: &Outlet<IrqLevel>,
     chardevs: Chardevs<'_>,
     drives: &mut Drives,
-) -> Result<Vec<BlockNode>, BuildError> {
+) -> Result<Vec<PluggedDrive>, BuildError> {
     let mut plugs = Vec::new();
     for device in &spec.devices {
         let given = properties(spec, device);
@@ -146,17 +155,19 @@ pub(super) fn plug_all(
                 let info = drive.info();
                 let node =
                     drive.into_node(board.failure.clone()).map_err(|e| refused(device, e))?;
-                let virtio = blk
-                    .plug(
-                        info,
-                        node.requests(),
-                        slot,
-                        (board.block_failures.clone(), qom_path(spec, device)),
-                    )
-                    .map_err(|e| refused(device, e))?;
+                let path = qom_path(spec, device);
+                let (id, may_stop) = (blk.drive.clone(), blk.may_stop(&info));
+                let connections = BlkConnections {
+                    requests: node.requests(),
+                    account: node.account(),
+                    failures: board.block_failures.clone(),
+                    name: failure_of(spec, &id, &path),
+                };
+                let virtio = blk.plug(info, connections, slot).map_err(|e| refused(device, e))?;
                 let cell = board.map(name, region.base, virtio);
                 board.manage(idstr::<Blk>(region.base), &cell);
-                nodes.push(node);
+                let device = Some(device.id.clone().unwrap_or(path));
+                nodes.push(PluggedDrive { id, node, device, may_stop });
             }
             Some(Plug::Rng(device)) => {
                 let given: &Properties = &properties(spec, device);

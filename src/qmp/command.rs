@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    chardev, descriptors, dirty_rate, human, introspect, machine, memory, migration,
+    block, chardev, descriptors, dirty_rate, human, introspect, machine, memory, migration,
     migration_settings, migration_start, objects, preconfig, qom, status,
 };
 use super::error::QmpError;
@@ -70,6 +70,9 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<introspect::QueryQmpSchema>(),
         entry::<introspect::QueryVersion>(),
         entry::<human::HumanMonitorCommand>(),
+        entry::<block::QueryBlock>(),
+        entry::<block::QueryBlockstats>(),
+        entry::<block::QueryNamedBlockNodes>(),
         entry::<chardev::ChardevSendBreak>(),
         entry::<chardev::QueryChardev>(),
         entry::<chardev::RingbufRead>(),

@@ -52,6 +52,7 @@ events! {
     "BLOCK_IO_ERROR" BlockIoError {
         qom_path: String,
         device: String,
+        node_name: String,
         operation: IoOperation,
         action: BlockErrorAction,
         nospace: bool,
@@ -91,6 +92,7 @@ pub fn of(event: &VmEvent) -> Option<Event> {
         VmEvent::BlockIoError(failed) => announce(BlockIoError {
             qom_path: failed.qom_path.clone(),
             device: failed.drive.clone(),
+            node_name: failed.node_name.clone(),
             operation: if failed.write { IoOperation::Write } else { IoOperation::Read },
             action: match failed.action {
                 ErrorAction::Ignore => BlockErrorAction::Ignore,

@@ -2,6 +2,7 @@
 //! do not change while it runs. Tests put mocks behind each recipient.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use super::commands::preconfig::Preconfig;
 use super::error::QmpError;
 use super::migration::Migration;
 use crate::actors::outlet::Outlet;
+use crate::block::message::QueryDrive;
 use crate::chardev::Chardev;
 use crate::machine::message as vm;
-use crate::machine::spec::LOG_ITEMS;
+use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
 use crate::migration::message::{Blockers, Settings};
 use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
@@ -116,6 +118,22 @@ pub struct MachineType {
     pub default_ram_id: Option<String>,
 }
 
+/// A drive, as monitors know it.
+#[derive(Debug, Clone)]
+pub struct DriveLink {
+    /// Name of the back end; empty for a node of `-blockdev`.
+    pub device: String,
+    pub nodes: NodeNames,
+    pub file: PathBuf,
+    pub read_only: bool,
+    pub cache: CacheMode,
+    /// The identifier of its device, or its path in the tree of objects.
+    pub qdev: Option<String>,
+    /// A failed request may stop the machine.
+    pub stops_the_machine: bool,
+    pub query: Recipient<QueryDrive>,
+}
+
 /// Facts about this machine that hold for as long as it runs.
 #[derive(Debug, Clone, Default)]
 pub struct MachineInfo {
@@ -127,6 +145,8 @@ pub struct MachineInfo {
     pub machines: Vec<MachineType>,
     /// By label.
     pub chardevs: Vec<Chardev>,
+    /// In the order of the command line.
+    pub drives: Vec<DriveLink>,
     /// What `-object` and `object-add` have made.
     pub objects: Objects,
     /// What `getfd` and `add-fd` have taken in.

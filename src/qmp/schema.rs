@@ -311,7 +311,7 @@ impl<'a> Reader<'a> {
     fn take_common(&mut self, variants: &mut [(String, TypeName)]) -> Vec<Member> {
         let all: Option<Vec<Vec<Member>>> =
             variants.iter().map(|(_, name)| Some(self.schema.members(name)?.to_vec())).collect();
-        let Some(all) = all else { return Vec::new() };
+        let Some(all) = all.filter(|all| all.len() > 1) else { return Vec::new() };
         let first = all.first().cloned().unwrap_or_default();
         let is_common = |member: &Member| all.iter().all(|members| members.contains(member));
         let common: Vec<Member> = first.into_iter().filter(is_common).collect();

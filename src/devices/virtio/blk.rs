@@ -15,7 +15,8 @@ use super::device::{DeviceState, VirtioDevice, VirtioState, guest_error};
 use super::queue::Chain;
 use super::transport::VirtioMmio;
 use crate::actors::outlet::Outlet;
-use crate::block::message::{BlockDone, BlockFailed, BlockInfo, BlockOp, BlockRequest, IoFailed};
+use crate::block::accounting::{BlockAccount, Kind};
+use crate::block::message::{BlockDone, BlockFailed, BlockInfo, BlockOp, BlockRequest};
 use crate::devices::dma::{DmaGate, GuestBuffer, Segment, gather, scatter, total_len};
 use crate::devices::shell::Shell;
 use crate::machine::spec::ErrorAction;
@@ -133,6 +134,8 @@ pub struct Blk {
     /// Told of every failed request, as this with the particulars filled in.
     failures: Outlet<BlockFailed>,
     name: BlockFailed,
+    /// Told of what is to be counted and does not become a request.
+    account: Outlet<BlockAccount>,
 }
 
 /// What a chain asks for.
@@ -169,21 +172,26 @@ impl Blk {
             waiting: Vec::new(),
             stopped: Vec::new(),
             failures: Outlet::Unconnected,
-            name: BlockFailed {
-                qom_path: String::new(),
-                drive: String::new(),
-                write: false,
-                action: ErrorAction::Report,
-                error: IoFailed(0),
-            },
+            name: BlockFailed::of_device(String::new(), String::new(), String::new()),
+            account: Outlet::Unconnected,
         }
     }
 
-    /// Have failed requests told of, under these names.
-    pub fn tell_failures(&mut self, to: Outlet<BlockFailed>, qom_path: String, drive: String) {
+    /// Have failed requests told of, as `name` with the particulars filled in.
+    pub fn tell_failures(&mut self, to: Outlet<BlockFailed>, name: BlockFailed) {
         self.failures = to;
-        self.name.qom_path = qom_path;
-        self.name.drive = drive;
+        self.name = name;
+    }
+
+    /// Have counted what does not become a request.
+    pub fn tell_account(&mut self, to: Outlet<BlockAccount>) {
+        self.account = to;
+    }
+
+    /// The answer to a request outside the drive.
+    fn invalid(&self, kind: Kind) -> u32 {
+        self.account.send(BlockAccount::Invalid(kind));
+        VIRTIO_BLK_S_IOERR
     }
 
     /// A failure may stop the machine.
@@ -281,13 +289,15 @@ impl Blk {
         let op = match header.kind & !VIRTIO_BLK_T_BARRIER {
             VIRTIO_BLK_T_IN => {
                 let len = total_len(&writable);
-                let offset = self.range(header.sector, len).ok_or(VIRTIO_BLK_S_IOERR)?;
+                let offset = self.range(header.sector, len);
+                let offset = offset.ok_or_else(|| self.invalid(Kind::Read))?;
                 pending.write = false;
                 BlockOp::Read { offset, into: self.buffer(state, queue, writable) }
             }
             VIRTIO_BLK_T_OUT => {
                 let len = total_len(&payload);
-                let offset = self.range(header.sector, len).ok_or(VIRTIO_BLK_S_IOERR)?;
+                let offset = self.range(header.sector, len);
+                let offset = offset.ok_or_else(|| self.invalid(Kind::Write))?;
                 let from = self.buffer(state, queue, payload);
                 BlockOp::Write { offset, from, fua: !self.writeback }
             }
@@ -305,7 +315,8 @@ impl Blk {
                     Some(range) => range,
                     None => return Ok(Start::Broken("virtio-blk discard header too short")),
                 };
-                let (offset, len) = self.zone(sector, sectors, self.options.max_discard_sectors)?;
+                let zone = self.zone(sector, sectors, self.options.max_discard_sectors);
+                let (offset, len) = zone.ok_or_else(|| self.invalid(Kind::Unmap))?;
                 if flags != 0 {
                     return Err(VIRTIO_BLK_S_UNSUPP);
                 }
@@ -316,8 +327,8 @@ impl Blk {
                     Some(range) => range,
                     None => return Ok(Start::Broken("virtio-blk write zeroes header too short")),
                 };
-                let (offset, len) =
-                    self.zone(sector, sectors, self.options.max_write_zeroes_sectors)?;
+                let zone = self.zone(sector, sectors, self.options.max_write_zeroes_sectors);
+                let (offset, len) = zone.ok_or_else(|| self.invalid(Kind::Write))?;
                 if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 {
                     return Err(VIRTIO_BLK_S_UNSUPP);
                 }
@@ -338,10 +349,10 @@ impl Blk {
     }
 
     /// The bytes that a discard or write-zeroes request covers.
-    fn zone(&self, sector: u64, sectors: u32, max: u32) -> Result<(u64, u64), u32> {
+    fn zone(&self, sector: u64, sectors: u32, max: u32) -> Option<(u64, u64)> {
         let len = u64::from(sectors) * SECTOR;
         let offset = self.range(sector, len).filter(|_| sectors <= max);
-        offset.map(|offset| (offset, len)).ok_or(VIRTIO_BLK_S_IOERR)
+        offset.map(|offset| (offset, len))
     }
 
     fn remember(&mut self, pending: Pending) -> usize {
@@ -390,6 +401,9 @@ impl Blk {
             ErrorAction::Enospc => ErrorAction::Report,
             other => other,
         };
+        if action == ErrorAction::Stop {
+            self.account.send(BlockAccount::Stopped { no_space: error.is_no_space() });
+        }
         self.failures.send(BlockFailed {
             write: pending.write,
             action,

@@ -12,6 +12,7 @@ use super::rng::{Quota, Rng};
 use super::transport::{MmioSlot, RingOptions, VirtioMmio};
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::ArmTimer;
+use crate::block::accounting::BlockAccount;
 use crate::block::message::{BlockFailed, BlockInfo, BlockRequest};
 use crate::chardev::message::CharBackend;
 use crate::machine::clock::VirtualClock;
@@ -175,15 +176,33 @@ fn geometry(values: &Values) -> Result<Option<(u16, u8, u8)>, DeviceError> {
     Ok(Some((cyls as u16, heads as u8, secs as u8)))
 }
 
+/// What a block device is connected to.
+#[derive(Debug)]
+pub struct BlkConnections {
+    /// The drive.
+    pub requests: Outlet<BlockRequest>,
+    /// Where the drive counts.
+    pub account: Outlet<BlockAccount>,
+    /// The machine, which is told of failed requests.
+    pub failures: Outlet<BlockFailed>,
+    /// What is said of every failure.
+    pub name: BlockFailed,
+}
+
 impl BlkDevice {
-    /// Plug the device in. `info` and `requests` are its drive's; `failures` is told of failed
-    /// requests, with the device's path.
+    /// Whether a failed request may stop the machine.
+    pub fn may_stop(&self, info: &BlockInfo) -> bool {
+        let stops = |action| matches!(action, ErrorAction::Stop | ErrorAction::Enospc);
+        stops(self.write_error.unwrap_or(info.write_error))
+            || stops(self.read_error.unwrap_or(info.read_error))
+    }
+
+    /// Plug the device in; `info` is its drive's.
     pub fn plug(
         self,
         info: BlockInfo,
-        requests: Outlet<BlockRequest>,
+        connections: BlkConnections,
         slot: MmioSlot,
-        failures: (Outlet<BlockFailed>, String),
     ) -> Result<VirtioMmio<Blk>, DeviceError> {
         let on_write = self.write_error.unwrap_or(info.write_error);
         let on_read = self.read_error.unwrap_or(info.read_error);
@@ -193,9 +212,10 @@ impl BlkDevice {
             read_error: on_read,
             ..self.options
         };
+        let BlkConnections { requests, account, failures, name } = connections;
         let mut blk = Blk::new(options, info, requests);
-        let (failures, qom_path) = failures;
-        blk.tell_failures(failures, qom_path, self.drive);
+        blk.tell_failures(failures, name);
+        blk.tell_account(account);
         Ok(VirtioMmio::new(blk, self.rings, slot))
     }
 }

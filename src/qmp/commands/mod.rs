@@ -1,6 +1,7 @@
 //! The commands, grouped as QAPI's modules group them.
 
 mod base64;
+pub mod block;
 pub mod chardev;
 pub mod descriptors;
 pub mod dirty_rate;

@@ -3,9 +3,10 @@
 use super::*;
 use crate::actors::message::{Pause, Resume, SaveState};
 use crate::actors::probe::Probe;
+use crate::block::message::IoFailed;
 use crate::block::node::Drive;
 use crate::devices::virtio::test_driver::{DATA, Driver, WRITE};
-use crate::machine::spec::{CacheMode, DriveInterface, DriveSpec, ErrorAction};
+use crate::machine::spec::{CacheMode, DriveInterface, DriveSpec, ErrorAction, NodeNames};
 use crate::net::descriptors::Descriptors;
 
 type Desc = (u64, u32, u16);
@@ -100,7 +101,11 @@ fn requests_in_flight_complete_out_of_order() {
 
 #[test]
 fn requests_answered_at_once() {
-    let (mut driver, node) = mocked(true, info(1 << 20));
+    let (node, account) = (Probe::new(), Probe::new());
+    let options = BlkOptions { serial: b"serial-0".to_vec(), ..BlkOptions::default() };
+    let mut blk = Blk::new(options, info(1 << 20), node.outlet());
+    blk.tell_account(account.outlet());
+    let mut driver = Driver::new(true, blk);
     driver.start(0);
     let range = |driver: &Driver<Blk>, sector: u64, sectors: u32, flags: u32| {
         driver.ram.store_u64(BUFFER, sector).unwrap();
@@ -139,6 +144,8 @@ fn requests_answered_at_once() {
     driver.kick(0);
     let op = node.take().remove(0).op;
     assert!(matches!(op, BlockOp::WriteZeroes { offset: 4096, len: 4096, may_unmap: true }));
+    let invalid = [Kind::Read, Kind::Read, Kind::Write, Kind::Unmap].map(BlockAccount::Invalid);
+    assert_eq!(account.take(), invalid);
 }
 
 #[test]
@@ -224,6 +231,8 @@ fn the_write_cache_is_the_drivers_choice() {
 fn spec(path: &std::path::Path) -> DriveSpec {
     DriveSpec {
         id: "d0".to_owned(),
+        is_back_end: true,
+        nodes: NodeNames::default(),
         interface: DriveInterface::None,
         index: 0,
         file: path.to_owned(),
@@ -358,7 +367,8 @@ fn failing(action: ErrorAction) -> (Driver<Blk>, Probe<BlockRequest>, Probe<Bloc
     let (write_error, read_error) = (action, action);
     let options = BlkOptions { write_error, read_error, ..BlkOptions::default() };
     let mut blk = Blk::new(options, info(1 << 20), node.outlet());
-    blk.tell_failures(failures.outlet(), "/machine/d".into(), "d0".into());
+    let name = BlockFailed::of_device("/machine/d".into(), "d0".into(), "n0".into());
+    blk.tell_failures(failures.outlet(), name);
     (Driver::new(false, blk), node, failures)
 }
 
