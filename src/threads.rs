@@ -27,3 +27,13 @@ pub fn named(name: impl Into<String>) -> Builder {
         false => Builder::new(),
     }
 }
+
+/// Call the current thread so, where threads have names.
+pub fn rename(name: &str) {
+    if NAMED.load(Ordering::Relaxed)
+        && let Ok(name) = CString::new(name)
+    {
+        // It keeps its name where the host has none to give.
+        let _ = rustix::thread::set_name(&name);
+    }
+}

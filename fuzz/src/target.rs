@@ -16,6 +16,7 @@ use understudy::machine::build::{self, Connections, Machine};
 use understudy::machine::dirty_rate::LimitWrites;
 use understudy::machine::memory::{GuestRam, PAGE_SIZE, RAM_BASE};
 use understudy::machine::message::{Arrived, ReleaseDrives, TakeDrives};
+use understudy::machine::run;
 use understudy::machine::vm::PowerOn;
 use understudy::migration::channel::{Address, Channel};
 use understudy::migration::destination::{
@@ -104,10 +105,12 @@ impl Target {
             panic!("the command line describes no machine")
         };
         let isa = Arc::new(IsaConfig::rv64());
+        let objects = run::make_objects(&spec).await.expect("memory");
         let connections = Connections {
             chardevs: &|_| None,
             serial: None,
             embedded_guest: &understudy::machine::greeter::image(),
+            objects: &objects,
             descriptors: &Descriptors::default(),
             exit: Outlet::Unconnected,
         };

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use super::opts::Opts;
 use super::{CliError, Given, OptionError, Step, refused, value};
+use crate::machine::memory::PAGE_SIZE;
 use crate::machine::spec::{
     Accel, BoardKind, BootSpec, DEFAULT_RAM_SIZE, Firmware, FlashSpec, MAX_CPUS, MachineSpec,
-    ObjectKind, Smp,
+    ObjectKind, ObjectSpec, Smp,
 };
+use crate::objects::memory::MemorySpec;
 
 /// RAM is a multiple of this, as on QEMU.
 const RAM_GRANULARITY: u64 = 8192;
@@ -28,6 +30,8 @@ pub struct Board {
     max_ram: Option<Given<u64>>,
     slots: Option<Given<u64>>,
     boot: Vec<(String, Given<String>)>,
+    /// `-mem-prealloc`
+    pub prealloc: bool,
     pub kernel: Option<Given<String>>,
     pub initrd: Option<Given<String>>,
     pub append: Option<Given<String>>,
@@ -65,8 +69,8 @@ const MACHINE_PROPERTIES: &str = "virt-machine options:\n  \
     initrd=<string>        - initial RAM disk\n  \
     iommu-sys=<OnOffAuto>  - only off: there is no IOMMU\n  \
     kernel=<string>        - kernel\n  \
-    mem-merge=<bool>       - only off: RAM is not merged with other processes'\n  \
-    memory-backend=<string> - identifier of a memory-backend-ram object\n  \
+    mem-merge=<bool>       - the host may merge equal pages (default: on)\n  \
+    memory-backend=<string> - identifier of a memory-backend object\n  \
     memory.size=<size>     - as -m\n  \
     pflash0=<string>       - drive of the first bank of flash\n  \
     pflash1=<string>       - drive of the second bank of flash\n  \
@@ -209,6 +213,9 @@ impl Board {
             spec.smp = topology(&values).map_err(|error| error.at(&origin))?;
         }
         self.finish_memory(spec)?;
+        if self.prealloc {
+            spec.machine.memory.prealloc_threads = Some(spec.smp.cpus);
+        }
         for (key, option) in &self.boot {
             boot_property(&mut spec.boot, key, &option.value).map_err(|e| e.at(&option.origin))?;
         }
@@ -259,12 +266,22 @@ impl Board {
         if let Some(id) = &spec.machine.memory_backend {
             let origin = format!("-machine memory-backend={id}");
             let backend = spec.objects.iter().find(|object| object.id == *id);
-            let Some(ObjectKind::MemoryBackendRam { size: bytes }) = backend.map(|o| &o.kind)
+            let Some(ObjectKind::Memory(MemorySpec { size: bytes, .. })) = backend.map(|o| &o.kind)
             else {
                 return Err(
                     OptionError::Refused(format!("Memory backend '{id}' not found")).at(&origin)
                 );
             };
+            if spec.machine.memory_path.is_some() {
+                let sentence = "'-mem-path' can't be used together with'-machine memory-backend'";
+                return Err(OptionError::Refused(sentence.into()).at(&origin));
+            }
+            if !bytes.is_multiple_of(PAGE_SIZE) {
+                return Err(OptionError::Refused(format!(
+                    "RAM of {bytes:#x} bytes: whole pages of {PAGE_SIZE} bytes are needed"
+                ))
+                .at(&origin));
+            }
             if size.is_some() && spec.ram_size != *bytes {
                 return Err(OptionError::Refused(
                     "Machine memory size does not match the size of the memory backend".into(),
@@ -272,6 +289,18 @@ impl Board {
                 .at(&origin));
             }
             spec.ram_size = *bytes;
+        }
+        let reserved = spec.machine.board.default_ram_id();
+        let in_the_way = |object: &ObjectSpec| object.id == reserved;
+        if spec.machine.memory_backend.is_none()
+            && spec.ram_size > 0
+            && spec.objects.iter().any(in_the_way)
+        {
+            return Err(OptionError::Refused(format!(
+                "object's id '{reserved}' is reserved for the default RAM backend, it can't be \
+                 used for any other purposes (unless '-machine memory-backend={reserved}' is given)"
+            ))
+            .at("-object"));
         }
         match (&self.max_ram, &self.slots) {
             (Some(max), _) if max.value < spec.ram_size => Err(OptionError::Refused(format!(
@@ -410,12 +439,12 @@ fn machine_property(spec: &mut MachineSpec, key: &str, text: &str) -> Result<(),
             let bank = usize::from(key == "pflash1");
             spec.machine.flash[bank] = Some(FlashSpec { drive: text.into(), origin });
         }
-        "dump-guest-core" => spec.machine.dump_guest_core = value::switch(key, text)?,
+        "dump-guest-core" => spec.machine.memory.dump = value::switch(key, text)?,
+        "mem-merge" => spec.machine.memory.merge = value::switch(key, text)?,
         "acpi" => only_off("there are no ACPI tables")?,
         "iommu-sys" => only_off("there is no IOMMU")?,
         "usb" => only_off("there is no USB controller")?,
         "graphics" => only_off("there is no graphical output")?,
-        "mem-merge" => only_off("RAM is not merged with other processes'")?,
         "aux-ram-share" => only_off("memory is not shared with other processes")?,
         "aia" => match text {
             "none" => {}

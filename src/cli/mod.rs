@@ -235,6 +235,8 @@ impl Session {
             }
             "smp" => return self.board.smp(text, origin),
             "m" => return self.board.memory(text, origin),
+            "mem-path" => self.spec.machine.memory_path = Some(text.into()),
+            "mem-prealloc" => self.board.prealloc = true,
             "boot" => self.board.boot(text, origin)?,
             "kernel" => self.board.kernel = given(),
             "initrd" => self.board.initrd = given(),

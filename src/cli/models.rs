@@ -66,11 +66,8 @@ impl Models {
         text: &str,
         objects: &mut Vec<ObjectSpec>,
     ) -> Result<Step, OptionError> {
-        if !text.starts_with('{') && Opts::parse_keyval(text, "qom-type")?.wants_help() {
-            return Ok(Step::Print(format!(
-                "List of user creatable objects:\n  {}\n",
-                options::TYPES.join("\n  ")
-            )));
+        if let Some(help) = options::help(text) {
+            return Ok(Step::Print(help));
         }
         let object = ObjectOptions::parse(text).and_then(ObjectOptions::into_spec);
         let object = object.map_err(|error| OptionError::Refused(error.to_string()))?;

@@ -179,7 +179,9 @@ impl From<RamError> for Fault {
         match error {
             RamError::Missing { addr, len } => Self::Missing { addr, len },
             // Page tables can only be in RAM: elsewhere the walk violates the PMAs (12.3.2, step 2).
-            RamError::OutOfRange { .. } | RamError::Host { .. } => Self::Access,
+            RamError::OutOfRange { .. } | RamError::Host { .. } | RamError::Memory(_) => {
+                Self::Access
+            }
         }
     }
 }

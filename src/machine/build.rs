@@ -50,6 +50,8 @@ use crate::migration::ram::device::DeviceBlock;
 use crate::migration::sections::{Sections, StateSource};
 use crate::migration::vmstate::VmState;
 use crate::net::descriptors::Descriptors;
+use crate::objects::iothread::IoThread;
+use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::DriveLink;
 use crate::qtest::gpio::Gpios;
 use crate::qtest::memory::AddressSpace;
@@ -79,6 +81,8 @@ pub enum BuildError {
     FwCfg { origin: String, reason: String },
     #[error("{origin}: {reason}")]
     Device { origin: String, reason: String },
+    #[error(transparent)]
+    Object(#[from] ObjectError),
     #[error("fw_cfg: {0}")]
     FwCfgItem(#[from] FwCfgError),
 }
@@ -91,6 +95,8 @@ pub struct Connections<'a> {
     pub serial: Option<CharBackend>,
     /// The guest that runs when the command line names none.
     pub embedded_guest: &'a [u8],
+    /// What devices refer to, and the RAM.
+    pub objects: &'a Objects,
     /// What drives are opened as `/dev/fdset/N`.
     pub descriptors: &'a Descriptors,
     /// Told when the process is to end.
@@ -114,6 +120,8 @@ pub struct Machine {
     pub threads: Vec<JoinHandle<()>>,
     /// What there is behind the drives, for monitors.
     pub drives: Vec<DriveLink>,
+    /// The threads that devices have for themselves.
+    pub iothreads: Vec<Arc<IoThread>>,
     /// The serial port, to ask what it has not sent yet.
     pub uart: Option<Recipient<Snapshot<UartState>>>,
     /// Keeps the devices, and what they have still to say, when the harts' threads have ended.
@@ -167,7 +175,21 @@ impl Board {
     where
         D: Device + Send,
     {
-        let cell = DeviceCell::spawn(Shell(device), name, self.failure.clone());
+        self.map_on(&Arbiter::current(), name, base, device)
+    }
+
+    /// The same, with what others tell the device handled on this arbiter.
+    pub(super) fn map_on<D>(
+        &mut self,
+        arbiter: &ArbiterHandle,
+        name: &str,
+        base: u64,
+        device: D,
+    ) -> DeviceCell<Shell<D>>
+    where
+        D: Device + Send,
+    {
+        let cell = DeviceCell::spawn_on(arbiter, Shell(device), name, self.failure.clone());
         let target = Box::new(cell.clone());
         self.regions.push(Region { name: name.to_owned(), range: base..base + D::SIZE, target });
         cell
@@ -286,10 +308,15 @@ pub fn build(
             (0, None, 0)
         }
     };
-    let ram = Arc::new(GuestRam::new(ram_base, spec.ram_size)?);
-    if !spec.machine.dump_guest_core {
-        ram.leave_out_of_core_dumps()?;
-    }
+    let ram_id = spec.machine.ram_id();
+    let ram = Arc::new(match spec.ram_size {
+        // A machine without memory has no object for it.
+        0 => GuestRam::new(ram_base, 0)?,
+        size => {
+            let backend = connections.objects.memory(ram_id)?;
+            GuestRam::over(ram_base, size, Arc::clone(&backend.memory))?
+        }
+    });
     let peers = Peers::new(harts as usize);
     ram.observe_code(Arc::new(peers.clone()));
     let idle = spec.accel == spec::Accel::Qtest;
@@ -323,6 +350,7 @@ pub fn build(
             Devices { uart: None, drives: Vec::new(), gpios }
         }
     };
+    let iothreads = drives.iter().filter_map(|plugged| plugged.thread.clone()).collect();
     let (blocks, drives): (Vec<_>, Vec<_>) =
         drives.into_iter().map(|plugged| drive_link(spec, plugged)).unzip();
     // After the devices that ask them: a drive's pause is answered when it is drained.
@@ -393,6 +421,7 @@ pub fn build(
         timers,
         threads,
         drives,
+        iothreads,
         uart,
         bus,
         sections,
@@ -500,7 +529,14 @@ fn devices(
 
     let mut drives = Drives::open(spec, connections.descriptors)?;
     let mut plugged = flash_banks::plug(board, spec, &mut drives)?;
-    plugged.extend(virtio_slots::plug_all(board, spec, ram, &irq, chardevs, &mut drives)?);
+    plugged.extend(virtio_slots::plug_all(
+        board,
+        spec,
+        ram,
+        &irq,
+        (chardevs, connections.objects),
+        &mut drives,
+    )?);
     plugged.extend(drives.rest(spec, &board.failure)?);
     // In the order of the command line, whoever has them.
     plugged.sort_by_key(|plugged| spec.drives.iter().position(|drive| drive.id == plugged.id));
@@ -509,8 +545,11 @@ fn devices(
 
 /// Start a drive's actor; how monitors know it.
 fn drive_link(spec: &MachineSpec, plugged: PluggedDrive) -> (Addr<BlockNode>, DriveLink) {
-    let PluggedDrive { id, node, device, may_stop } = plugged;
-    let node = node.start();
+    let PluggedDrive { id, node, device, may_stop, thread } = plugged;
+    let node = match &thread {
+        None => node.start(),
+        Some(thread) => BlockNode::start_in_arbiter(thread.arbiter(), move |_| node),
+    };
     let found = spec.drives.iter().find(|drive| drive.id == id);
     let link = DriveLink {
         device: found.filter(|drive| drive.is_back_end).map(|_| id).unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! The drives of the command line while devices take them.
 
+use std::sync::Arc;
+
 use super::build::BuildError;
 use super::spec::{DriveSpec, MachineSpec};
 use crate::actors::message::ActorFailed;
@@ -7,6 +9,7 @@ use crate::actors::outlet::Outlet;
 use crate::block::image::ImageError;
 use crate::block::node::{BlockNode, Drive};
 use crate::net::descriptors::Descriptors;
+use crate::objects::iothread::IoThread;
 
 /// Every drive, open; a device takes it out.
 pub(super) struct Drives(Vec<(String, Option<Drive>)>);
@@ -20,6 +23,8 @@ pub(super) struct PluggedDrive {
     pub(super) device: Option<String>,
     /// A failed request may stop the machine.
     pub(super) may_stop: bool,
+    /// The thread that the device has for itself.
+    pub(super) thread: Option<Arc<IoThread>>,
 }
 
 impl Drives {
@@ -52,7 +57,7 @@ impl Drives {
         };
         let rest = self.0.into_iter().filter_map(|(id, drive)| Some((id, drive?)));
         let node = |(id, drive): (String, Drive)| match drive.into_node(failure.clone()) {
-            Ok(node) => Ok(PluggedDrive { id, node, device: None, may_stop: false }),
+            Ok(node) => Ok(PluggedDrive { id, node, device: None, may_stop: false, thread: None }),
             Err(error) => {
                 Err(BuildError::Device { origin: origin(&id), reason: error.to_string() })
             }

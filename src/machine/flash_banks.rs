@@ -47,6 +47,7 @@ pub(super) fn plug(
                 node,
                 device: Some(format!("/machine/{name}")),
                 may_stop: false,
+                thread: None,
             });
         }
         let array = FlashArray::new(contents.as_deref()).map_err(|error| BuildError::Device {

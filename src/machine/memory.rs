@@ -1,15 +1,18 @@
 //! Guest RAM: the one shared object. Lazily backed, addressed by guest-physical address, safe for
 //! devices; the hart's fast path takes raw host addresses from it.
 
+pub mod host;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions};
 
 use super::dirty_log::DirtyMap;
 use super::message::VmError;
 use super::presence::PresenceMap;
+use host::{HostMemory, HostMemoryError, MemoryRequest};
 
 /// Bytes in a page of guest memory.
 pub const PAGE_SIZE: u64 = 4096;
@@ -26,8 +29,10 @@ pub enum RamError {
         "guest address {addr:#x} (length {len:#x}) has not arrived yet from a migration's source"
     )]
     Missing { addr: u64, len: u64 },
-    #[error("cannot set up guest memory of {size} bytes: {source}")]
+    #[error("guest memory of {size} bytes: {source}")]
     Host { size: u64, source: std::io::Error },
+    #[error(transparent)]
+    Memory(#[from] HostMemoryError),
 }
 
 /// Told when bytes of a page from which some hart has translated code were written.
@@ -41,7 +46,7 @@ pub trait CodeObserver: Send + Sync {
 pub struct GuestRam {
     base: u64,
     size: u64,
-    map: MmapMut,
+    map: Arc<HostMemory>,
     /// One byte a page: which harts hold translations of code in it.
     code: MmapMut,
     observer: OnceLock<Arc<dyn CodeObserver>>,
@@ -94,28 +99,27 @@ impl GuestRam {
     /// Map `size` bytes (a multiple of the page size) of lazily backed zeroes at guest address
     /// `base`.
     pub fn new(base: u64, size: u64) -> Result<Self, RamError> {
-        let anon = |size: u64| {
-            MmapOptions::new()
-                .len(size as usize)
-                .no_reserve_swap()
-                .map_anon()
-                .map_err(|source| RamError::Host { size, source })
-        };
+        let memory = HostMemory::new(&MemoryRequest::anonymous("ram", size))?;
+        Self::over(base, size, Arc::new(memory))
+    }
+
+    /// Have the first `size` bytes (a multiple of the page size) of `memory` at guest address
+    /// `base`.
+    pub fn over(base: u64, size: u64, memory: Arc<HostMemory>) -> Result<Self, RamError> {
+        if size > memory.len() as u64 {
+            return Err(RamError::OutOfRange { addr: base, len: size });
+        }
+        let pages = (size / PAGE_SIZE).max(1);
+        let code = MmapOptions::new().len(pages as usize).no_reserve_swap().map_anon();
         Ok(Self {
             base,
             size,
-            map: anon(size)?,
-            code: anon((size / PAGE_SIZE).max(1))?,
+            map: memory,
+            code: code.map_err(|source| RamError::Host { size: pages, source })?,
             observer: OnceLock::new(),
             dirty: DirtyMap::default(),
             presence: PresenceMap::default(),
         })
-    }
-
-    /// Keep the guest's memory out of core dumps of the process.
-    pub fn leave_out_of_core_dumps(&self) -> Result<(), RamError> {
-        let failed = |source| RamError::Host { size: self.size, source };
-        self.map.advise(memmap2::Advice::DontDump).map_err(failed)
     }
 
     /// First guest-physical address.
@@ -154,7 +158,7 @@ impl GuestRam {
         if !self.contains(addr, len) {
             return Err(RamError::OutOfRange { addr, len });
         }
-        Ok(self.map.as_ptr().cast_mut().wrapping_add((addr - self.base) as usize))
+        Ok(self.map.as_ptr().wrapping_add((addr - self.base) as usize))
     }
 
     /// Why a monitor cannot read at `at`. What has not arrived is asked for, so that a later try
@@ -250,10 +254,7 @@ impl GuestRam {
             return Err(RamError::OutOfRange { addr, len });
         }
         let (start, length) = ((addr - self.base) as usize, len as usize);
-        // SAFETY: the mapping is private and anonymous, and all access to it is through atomics or
-        // raw copies, for which bytes that turn zero are a concurrent write like any other.
-        unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) }
-            .map_err(|source| RamError::Host { size: len, source })?;
+        self.map.release(start, length).map_err(|source| RamError::Host { size: len, source })?;
         self.written(addr, len);
         Ok(())
     }

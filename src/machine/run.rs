@@ -11,7 +11,10 @@ use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine, QtestParts};
 use super::message::{RequestShutdown, ShutdownCause};
-use super::spec::{DescriptorSpec, Incoming, MachineSpec, MonitorMode, MonitorSpec, QtestLog};
+use super::spec::{
+    DescriptorSpec, Incoming, MachineSpec, MonitorMode, MonitorSpec, ObjectKind, ObjectSpec,
+    QtestLog,
+};
 use super::vm::{Exited, PowerOn, Vm};
 use super::{log, migration};
 use crate::actors::message::{Snapshot, Terminate};
@@ -21,6 +24,7 @@ use crate::chardev::{self, Chardev, OpenContext};
 use crate::cpu::isa::IsaConfig;
 use crate::net::descriptors::Descriptors;
 use crate::net::inherited;
+use crate::objects::memory::MemorySpec;
 use crate::objects::{ObjectError, Objects};
 use crate::qmp::commands::preconfig::Preconfig;
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
@@ -91,8 +95,14 @@ async fn machine(
         }
     });
     let exit_of_migration = exit.clone();
-    let connections =
-        Connections { chardevs: &backend, serial, embedded_guest, descriptors: &descriptors, exit };
+    let connections = Connections {
+        chardevs: &backend,
+        serial,
+        embedded_guest,
+        objects: &objects,
+        descriptors: &descriptors,
+        exit,
+    };
     let mut machine = build::build(&spec, &isa, connections)?;
     let vm = machine.vm.clone();
     actix::spawn(async move {
@@ -246,15 +256,19 @@ fn take_descriptors(given: &[DescriptorSpec]) -> anyhow::Result<Descriptors> {
     Ok(descriptors)
 }
 
-/// What `-object` asks for, in order: a later one may refer to an earlier one.
-async fn make_objects(spec: &MachineSpec) -> Result<Objects, ObjectError> {
-    let objects = Objects::default();
+/// What `-object` asks for, in order: a later one may refer to an earlier one. And the RAM.
+pub async fn make_objects(spec: &MachineSpec) -> Result<Objects, ObjectError> {
+    let objects = Objects::new(spec.machine.memory);
     for object in &spec.objects {
         objects.add(object.clone()).await?;
     }
-    if let Some(memory) = &spec.machine.memory_backend {
-        objects.keep(memory);
+    let id = spec.machine.ram_id();
+    if spec.machine.memory_backend.is_none() && spec.ram_size > 0 {
+        let memory = MemorySpec::plain(spec.ram_size, spec.machine.memory_path.clone());
+        let ram = ObjectSpec { id: id.to_owned(), kind: ObjectKind::Memory(memory) };
+        objects.add(ram).await?;
     }
+    objects.keep(id);
     Ok(objects)
 }
 
@@ -285,6 +299,7 @@ fn machine_info(
         objects,
         descriptors,
         name: spec.name.clone(),
+        ram_size: spec.ram_size,
         uuid: spec.uuid.unwrap_or_default(),
         machines: vec![
             MachineType {

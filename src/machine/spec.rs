@@ -10,6 +10,7 @@ use crate::chardev::spec::ChardevSpec;
 use crate::migration::channel::Address;
 use crate::migration::message::Settings;
 use crate::objects::authz::Authz;
+use crate::objects::memory::{MemoryDefaults, MemorySpec};
 use crate::objects::options::X509Options;
 use crate::objects::secret::SecretOptions;
 
@@ -123,10 +124,12 @@ pub struct MachineOptions {
     pub aclint: bool,
     /// Write the device tree here and exit.
     pub dumpdtb: Option<PathBuf>,
-    /// Identifier of the `memory-backend-ram` object that is the RAM.
+    /// Identifier of the `memory-backend-…` object that is the RAM, if it is not to be made.
     pub memory_backend: Option<String>,
-    /// `dump-guest-core=off`: guest RAM is left out of a core dump of the process.
-    pub dump_guest_core: bool,
+    /// What holds for all memory of which nothing else is said.
+    pub memory: MemoryDefaults,
+    /// `-mem-path`: the RAM is in this file.
+    pub memory_path: Option<PathBuf>,
     /// The drives behind the banks of flash.
     pub flash: [Option<FlashSpec>; 2],
 }
@@ -140,6 +143,23 @@ pub struct FlashSpec {
     pub origin: String,
 }
 
+impl BoardKind {
+    /// The object that is the RAM when no other is named.
+    pub fn default_ram_id(self) -> &'static str {
+        match self {
+            Self::Virt => "riscv_virt_board.ram",
+            Self::Empty => "ram",
+        }
+    }
+}
+
+impl MachineOptions {
+    /// The object that is the RAM, which also names it in migrations.
+    pub fn ram_id(&self) -> &str {
+        self.memory_backend.as_deref().unwrap_or(self.board.default_ram_id())
+    }
+}
+
 impl Default for MachineOptions {
     fn default() -> Self {
         Self {
@@ -147,7 +167,8 @@ impl Default for MachineOptions {
             aclint: false,
             dumpdtb: None,
             memory_backend: None,
-            dump_guest_core: true,
+            memory: MemoryDefaults::default(),
+            memory_path: None,
             flash: [None, None],
         }
     }
@@ -373,10 +394,9 @@ pub enum ObjectKind {
     },
     /// Entropy from the host's system call.
     RngBuiltin,
-    /// Anonymous memory; `size` bytes.
-    MemoryBackendRam {
-        size: u64,
-    },
+    /// `memory-backend-…`.
+    Memory(MemorySpec),
+    IoThread,
     Secret(SecretOptions),
     TlsCredsX509(X509Options),
     /// `authz-simple` and `authz-list`.

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use actix::Arbiter;
+
 use super::build::{Board, BuildError};
 use super::drives::{Drives, PluggedDrive};
 use super::memory::GuestRam;
@@ -22,6 +24,7 @@ use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::entropy;
 use crate::devices::virtio::rng::{AssignTimer, Rng};
 use crate::devices::virtio::transport::{EmptySlot, MmioSlot};
+use crate::objects::Objects;
 
 type Chardevs<'a> = &'a dyn Fn(&str) -> Option<CharBackend>;
 
@@ -84,7 +87,7 @@ pub(super) fn plug_all(
     spec: &MachineSpec,
     ram: &Arc<GuestRam>,
     irq: &Outlet<IrqLevel>,
-    chardevs: Chardevs<'_>,
+    (chardevs, objects): (Chardevs<'_>, &Objects),
     drives: &mut Drives,
 ) -> Result<Vec<PluggedDrive>, BuildError> {
     let mut plugs = Vec::new();
@@ -149,6 +152,8 @@ pub(super) fn plug_all(
             Some(Plug::Blk(device)) => {
                 let given: &Properties = &properties(spec, device);
                 let blk = create::blk(given).map_err(|e| refused(device, e))?;
+                let thread = blk.iothread.as_deref().map(|id| objects.iothread(id)).transpose();
+                let thread = thread.map_err(|e| refused(device, e))?;
                 let taken = drives.take("virtio-blk-device.drive", &blk.drive);
                 let mut drive = taken.map_err(|e| refused(device, e))?;
                 drive.attach(blk.share_write).map_err(|e| refused(device, e))?;
@@ -164,10 +169,12 @@ pub(super) fn plug_all(
                     name: failure_of(spec, &id, &path),
                 };
                 let virtio = blk.plug(info, connections, slot).map_err(|e| refused(device, e))?;
-                let cell = board.map(name, region.base, virtio);
+                let shared = Arbiter::current();
+                let arbiter = thread.as_ref().map_or(&shared, |thread| thread.arbiter());
+                let cell = board.map_on(arbiter, name, region.base, virtio);
                 board.manage(idstr::<Blk>(region.base), &cell);
                 let device = Some(device.id.clone().unwrap_or(path));
-                nodes.push(PluggedDrive { id, node, device, may_stop });
+                nodes.push(PluggedDrive { id, node, device, may_stop, thread });
             }
             Some(Plug::Rng(device)) => {
                 let given: &Properties = &properties(spec, device);

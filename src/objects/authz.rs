@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// QAPI `QAuthZListPolicy`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     #[default]
@@ -15,7 +17,9 @@ pub enum Policy {
 }
 
 /// QAPI `QAuthZListFormat`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     #[default]
@@ -25,11 +29,12 @@ pub enum Format {
 }
 
 /// QAPI `QAuthZListRule`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Rule {
     #[serde(rename = "match")]
     pub pattern: String,
     pub policy: Policy,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
 }
 

@@ -1,21 +1,28 @@
 //! Objects that the user makes by name, with `-object` and `object-add`, for others to refer to:
-//! secrets, TLS credentials, authorization, entropy, memory.
+//! secrets, TLS credentials, authorization, entropy, memory, threads.
 #![forbid(unsafe_code)]
 
 pub mod authz;
+pub mod iothread;
+pub mod memory;
 pub mod options;
+pub mod properties;
 pub mod secret;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::machine::spec::{ObjectKind, ObjectSpec};
 use crate::qmp::error::{QmpError, os_words};
+use crate::qmp::hash_order::HashOrder;
 use crate::tls::{ClientTls, CredentialsError, Endpoint, ServerTls, X509Credentials, X509Files};
 use authz::{Authorization, Authz};
+use iothread::{IoThread, IoThreadInfo};
+use memory::{Memdev, MemoryBackend, MemoryDefaults, MemorySpec};
 use options::X509Options;
+use properties::{ObjectView, Property};
 
 /// Why an object cannot be made, found or removed. Sentences are QEMU's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +49,12 @@ pub enum ObjectError {
     NoAuthorization(String),
     #[error("Object '{0}' is not a QAuthZ subclass")]
     NotAuthorization(String),
+    #[error("Memory backend '{0}' not found")]
+    NoMemory(String),
+    #[error("Device '{0}' not found")]
+    NoIoThread(String),
+    #[error("Invalid parameter type for 'iothread', expected: iothread")]
+    NotAnIoThread,
     #[error("tls-authz needs credentials with verify-peer=on, and those of '{0}' have it off")]
     Unverified(String),
     #[error("Missing 'dir' property value")]
@@ -61,12 +74,16 @@ enum Object {
     Secret(Arc<[u8]>),
     Credentials(Arc<X509Credentials>),
     Authz(Arc<Authz>),
+    Memory(Arc<MemoryBackend>),
+    IoThread(Arc<IoThread>),
     /// What only devices made at start refer to.
     Plain,
 }
 
 #[derive(Debug)]
 struct Entry {
+    type_name: &'static str,
+    properties: Vec<Property>,
     object: Object,
     in_use: bool,
 }
@@ -74,57 +91,146 @@ struct Entry {
 /// The objects of a machine; clones are the same set. Its lock is held only to look up, insert or
 /// remove, never while an object is made.
 #[derive(Debug, Clone, Default)]
-pub struct Objects(Arc<Mutex<BTreeMap<String, Entry>>>);
+pub struct Objects {
+    entries: Arc<Mutex<Entries>>,
+    memory_defaults: MemoryDefaults,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_id: HashMap<String, Entry>,
+    /// In which QEMU would list them.
+    order: HashOrder,
+}
 
 impl Objects {
-    /// Make an object. Its files are read off this thread.
+    /// None yet.
+    pub fn new(memory_defaults: MemoryDefaults) -> Self {
+        Self { entries: Arc::default(), memory_defaults }
+    }
+
+    fn contains(&self, id: &str) -> bool {
+        self.entries.lock().by_id.contains_key(id)
+    }
+
+    /// Make an object, on a thread of the actix system. Its files are read, and its memory is
+    /// allocated, elsewhere.
     pub async fn add(&self, spec: ObjectSpec) -> Result<(), ObjectError> {
-        if self.0.lock().contains_key(&spec.id) {
+        if self.contains(&spec.id) {
             return Err(ObjectError::Duplicate(spec.id));
         }
         let ObjectSpec { id, kind } = spec;
-        let objects = self.clone();
-        let made = tokio::task::spawn_blocking(move || objects.make(kind)).await;
-        let object = made.unwrap_or_else(|panic| Err(ObjectError::Refused(panic.to_string())))?;
-        match self.0.lock().entry(id) {
-            std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(Entry { object, in_use: false });
-                Ok(())
+        let type_name = kind.type_name();
+        let (object, properties) = match kind {
+            ObjectKind::IoThread => (Object::IoThread(IoThread::start(&id).await?), Vec::new()),
+            kind => {
+                let (objects, id) = (self.clone(), id.clone());
+                let made = tokio::task::spawn_blocking(move || {
+                    let properties = properties::of(&kind);
+                    let object = objects.make(&id, kind)?;
+                    Ok(match &object {
+                        Object::Memory(memory) => (object.clone(), properties::of_memory(memory)),
+                        _ => (object, properties),
+                    })
+                });
+                let made = made.await;
+                made.unwrap_or_else(|panic| Err(ObjectError::Refused(panic.to_string())))?
             }
-            // Somebody else was faster.
-            std::collections::btree_map::Entry::Occupied(place) => {
-                Err(ObjectError::Duplicate(place.key().clone()))
-            }
+        };
+        let mut entries = self.entries.lock();
+        // Somebody else may have been faster.
+        if entries.by_id.contains_key(&id) {
+            return Err(ObjectError::Duplicate(id));
         }
+        entries.order.insert(&id);
+        entries.by_id.insert(id, Entry { type_name, properties, object, in_use: false });
+        Ok(())
     }
 
     /// Remove an object. Who uses it already keeps it.
     pub fn del(&self, id: &str) -> Result<(), ObjectError> {
-        let mut objects = self.0.lock();
-        match objects.get(id) {
-            None => Err(ObjectError::NotFound(id.to_owned())),
-            Some(Entry { in_use: true, .. }) => Err(ObjectError::InUse(id.to_owned())),
-            Some(_) => {
-                objects.remove(id);
-                Ok(())
-            }
+        let mut entries = self.entries.lock();
+        match entries.by_id.get(id) {
+            None => return Err(ObjectError::NotFound(id.to_owned())),
+            Some(Entry { in_use: true, .. }) => return Err(ObjectError::InUse(id.to_owned())),
+            Some(_) => {}
         }
+        entries.order.remove(id);
+        let gone = entries.by_id.remove(id);
+        // Memory takes its time to be given back.
+        drop(entries);
+        drop(gone);
+        Ok(())
     }
 
     /// The machine cannot do without this one.
     pub fn keep(&self, id: &str) {
-        if let Some(entry) = self.0.lock().get_mut(id) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.by_id.get_mut(id) {
             entry.in_use = true;
         }
     }
 
     /// Names of all objects.
     pub fn ids(&self) -> Vec<String> {
-        self.0.lock().keys().cloned().collect()
+        self.of(|id, _| Some(id.to_owned()))
+    }
+
+    /// Every object as others see it.
+    pub fn list(&self) -> Vec<ObjectView> {
+        self.of(|id, entry| {
+            Some(ObjectView {
+                id: id.to_owned(),
+                type_name: entry.type_name,
+                properties: entry.properties.clone(),
+            })
+        })
+    }
+
+    /// `query-memdev`.
+    pub fn memdevs(&self) -> Vec<Memdev> {
+        let mut all = self.of(|_, entry| match &entry.object {
+            Object::Memory(backend) => Some(Memdev::from(&**backend)),
+            _ => None,
+        });
+        // The one that QEMU comes upon last is first in its list.
+        all.reverse();
+        all
+    }
+
+    /// `query-iothreads`.
+    pub fn iothreads(&self) -> Vec<IoThreadInfo> {
+        self.of(|id, entry| match &entry.object {
+            Object::IoThread(thread) => Some(IoThreadInfo::of(id, thread)),
+            _ => None,
+        })
+    }
+
+    fn of<T>(&self, describe: impl Fn(&str, &Entry) -> Option<T>) -> Vec<T> {
+        let Entries { by_id, order } = &*self.entries.lock();
+        order.iter().filter_map(|id| describe(id, by_id.get(id)?)).collect()
+    }
+
+    /// The memory of a `memory-backend-…`.
+    pub fn memory(&self, id: &str) -> Result<Arc<MemoryBackend>, ObjectError> {
+        match self.find(id) {
+            Some(Object::Memory(backend)) => Ok(backend),
+            _ => Err(ObjectError::NoMemory(id.to_owned())),
+        }
+    }
+
+    /// An `iothread`.
+    pub fn iothread(&self, id: &str) -> Result<Arc<IoThread>, ObjectError> {
+        match self.find(id) {
+            Some(Object::IoThread(thread)) => Ok(thread),
+            Some(_) => Err(ObjectError::NotAnIoThread),
+            None => Err(ObjectError::NoIoThread(id.to_owned())),
+        }
     }
 
     fn find(&self, id: &str) -> Option<Object> {
-        self.0.lock().get(id).map(|entry| entry.object.clone())
+        let entries = self.entries.lock();
+        entries.by_id.get(id).map(|entry| entry.object.clone())
     }
 
     /// The bytes of a `secret`.
@@ -185,7 +291,7 @@ impl Objects {
     }
 
     /// Make what `kind` describes; blocks for as long as its files do.
-    fn make(&self, kind: ObjectKind) -> Result<Object, ObjectError> {
+    fn make(&self, id: &str, kind: ObjectKind) -> Result<Object, ObjectError> {
         match kind {
             ObjectKind::Secret(options) => {
                 let key = |id: &str| self.secret(id).map(|bytes| bytes.to_vec());
@@ -203,8 +309,15 @@ impl Objects {
                     Err(ObjectError::Refused(format!("Could not open '{path}': {reason}")))
                 }
             },
-            ObjectKind::RngBuiltin | ObjectKind::MemoryBackendRam { .. } => Ok(Object::Plain),
+            ObjectKind::Memory(spec) => self.allocate(id, &spec),
+            // A thread of the actix system starts the one, and the other has nothing to be made of.
+            ObjectKind::IoThread | ObjectKind::RngBuiltin => Ok(Object::Plain),
         }
+    }
+
+    fn allocate(&self, id: &str, spec: &MemorySpec) -> Result<Object, ObjectError> {
+        let backend = MemoryBackend::new(id, spec, self.memory_defaults)?;
+        Ok(Object::Memory(Arc::new(backend)))
     }
 
     fn files(&self, options: X509Options) -> Result<X509Files, ObjectError> {

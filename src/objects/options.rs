@@ -5,27 +5,32 @@ use serde::Deserialize;
 
 use super::ObjectError;
 use super::authz::{Authz, Policy, Rule};
+use super::memory::{FileOptions, MemfdOptions, MemorySpec, RamOptions};
 use super::secret::SecretOptions;
 use crate::cli::opts::Opts;
 use crate::cli::value;
+use crate::machine::memory::host::NODES;
 use crate::machine::spec::{ObjectKind, ObjectSpec};
-use crate::qmp::visit::{self, Size};
+use crate::qmp::visit;
 use crate::tls::Endpoint;
 
-/// Granularity of guest memory, in bytes.
-const MEMORY_GRANULARITY: u64 = 8192;
-
-/// QAPI `ObjectOptions`: each kind's own members, and the identifier.
+/// QAPI `ObjectOptions`: each kind's own members, and the identifier. The kinds that introspection
+/// does not list are refused in words.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename = "union qom-type", rename_all = "kebab-case")]
 pub enum ObjectOptions {
     AuthzList(ListOptions),
     AuthzSimple(SimpleOptions),
-    MemoryBackendRam(MemoryOptions),
+    Iothread(NoOptions),
+    MemoryBackendFile(FileOptions),
+    MemoryBackendMemfd(MemfdOptions),
+    MemoryBackendRam(RamOptions),
     RngBuiltin(NoOptions),
     RngRandom(RandomOptions),
     Secret(SecretOptions),
+    #[schemars(skip)]
     TlsCredsAnon(AnonOptions),
+    #[schemars(skip)]
     TlsCredsPsk(PskOptions),
     #[serde(rename = "tls-creds-x509")]
     TlsCredsX509(X509Options),
@@ -35,6 +40,9 @@ pub enum ObjectOptions {
 pub const TYPES: &[&str] = &[
     "authz-list",
     "authz-simple",
+    "iothread",
+    "memory-backend-file",
+    "memory-backend-memfd",
     "memory-backend-ram",
     "rng-builtin",
     "rng-random",
@@ -55,13 +63,6 @@ pub struct ListOptions {
 pub struct SimpleOptions {
     pub id: String,
     pub identity: String,
-}
-
-/// QAPI `MemoryBackendProperties`, as far as they are known.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-pub struct MemoryOptions {
-    pub id: String,
-    pub size: Size,
 }
 
 /// An object without properties.
@@ -117,8 +118,53 @@ fn refused<T>(sentence: String) -> Result<T, ObjectError> {
     Err(ObjectError::Refused(sentence))
 }
 
+/// What `help`, or `TYPE,help`, prints.
+pub fn help(text: &str) -> Option<String> {
+    if text.starts_with('{') || !Opts::parse_keyval(text, "qom-type").ok()?.wants_help() {
+        return None;
+    }
+    let types: Vec<_> = TYPES.iter().map(|name| format!("  {name}\n")).collect();
+    Some(format!("List of user creatable objects:\n{}", types.concat()))
+}
+
+/// `TYPE,id=ID,...` as a command of the human monitor has it: with dotted keys.
+pub fn parse_dotted(text: &str) -> Result<ObjectOptions, ObjectError> {
+    Ok(visit::dotted_arguments(items(text)?)?)
+}
+
+fn items(text: &str) -> Result<Vec<(String, String)>, ObjectError> {
+    match Opts::parse_keyval(text, "qom-type") {
+        Ok(opts) => Ok(opts.items),
+        Err(error) => refused(error.to_string()),
+    }
+}
+
+/// `host-nodes=A-B`, as often as it is given, with a key for every node.
+fn spread_nodes(items: Vec<(String, String)>) -> Result<Vec<(String, String)>, ObjectError> {
+    let name = "host-nodes";
+    let mut all = Vec::new();
+    let mut count = 0;
+    for (key, value) in items {
+        if key != name {
+            all.push((key, value));
+            continue;
+        }
+        let (first, last) = value.split_once('-').unwrap_or((&value, &value));
+        let range = first.parse::<u16>().ok().zip(last.parse::<u16>().ok());
+        let Some((first, last)) = range.filter(|(first, last)| first <= last) else {
+            return refused(format!("Parameter '{name}' expects a uint64 value or range"));
+        };
+        // One beyond those that there can be is enough to be refused.
+        for node in first..=last.min(first.saturating_add(NODES)) {
+            all.push((format!("{name}.{count}"), node.to_string()));
+            count += 1;
+        }
+    }
+    Ok(all)
+}
+
 impl ObjectOptions {
-    /// `TYPE,id=ID,...`, or the JSON form.
+    /// `TYPE,id=ID,...` as an option has it, or the JSON form.
     pub fn parse(text: &str) -> Result<Self, ObjectError> {
         if text.starts_with('{') {
             return match crate::qmp::parser::parse_object(text) {
@@ -126,9 +172,12 @@ impl ObjectOptions {
                 Err(sentence) => refused(sentence),
             };
         }
-        let opts = Opts::parse_keyval(text, "qom-type")
-            .map_err(|error| ObjectError::Refused(error.to_string()))?;
-        Ok(visit::text_arguments(opts.items)?)
+        let items = items(text)?;
+        // Keys do not nest here, but for the one list that can be written flat.
+        match items.iter().any(|(key, _)| key == "host-nodes") {
+            true => Ok(visit::dotted_arguments(spread_nodes(items)?)?),
+            false => Ok(visit::text_arguments(items)?),
+        }
     }
 
     /// What is to be made.
@@ -141,15 +190,10 @@ impl ObjectOptions {
             Self::AuthzSimple(SimpleOptions { id, identity }) => {
                 (id, ObjectKind::Authz(Authz::Simple { identity }))
             }
-            Self::MemoryBackendRam(MemoryOptions { id, size: Size(size) }) => {
-                if size == 0 || size % MEMORY_GRANULARITY != 0 {
-                    return refused(format!(
-                        "property 'size' of memory-backend-ram doesn't take value '{size}' \
-                         (valid: multiples of {MEMORY_GRANULARITY})"
-                    ));
-                }
-                (id, ObjectKind::MemoryBackendRam { size })
-            }
+            Self::Iothread(NoOptions { id }) => (id, ObjectKind::IoThread),
+            Self::MemoryBackendRam(options) => memory(&options.id, (&options).into())?,
+            Self::MemoryBackendFile(options) => memory(&options.id, (&options).into())?,
+            Self::MemoryBackendMemfd(options) => memory(&options.id, (&options).into())?,
             Self::RngBuiltin(NoOptions { id }) => (id, ObjectKind::RngBuiltin),
             Self::RngRandom(RandomOptions { id, filename }) => {
                 let filename = filename.unwrap_or_else(|| "/dev/urandom".to_owned()).into();
@@ -176,4 +220,9 @@ impl ObjectOptions {
             Err(_) => Err(ObjectError::Identifier),
         }
     }
+}
+
+fn memory(id: &str, spec: MemorySpec) -> Result<(String, ObjectKind), ObjectError> {
+    spec.check()?;
+    Ok((id.to_owned(), ObjectKind::Memory(spec)))
 }

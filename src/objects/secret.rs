@@ -6,7 +6,7 @@ use std::io::Read as _;
 use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockModeDecrypt as _, KeyIvInit as _};
 use base64ct::{Base64, Encoding as _};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ObjectError;
 use crate::qmp::error::os_words;
@@ -21,7 +21,9 @@ const BLOCK: usize = 16;
 const FILE_MAX: u64 = 1 << 20;
 
 /// QAPI `QCryptoSecretFormat`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretFormat {
     #[default]

@@ -81,6 +81,41 @@ async fn objects_are_made_in_words_of_qemu() {
         ),
         ("rng-builtin,id=r".into(), "ok"),
         ("memory-backend-ram,id=ram,size=16M".into(), "ok"),
+        (
+            "memory-backend-ram,id=n,size=0".into(),
+            "property 'size' of memory-backend-ram doesn't take value '0'",
+        ),
+        (
+            "memory-backend-memfd,id=n,size=1M,prealloc-threads=0".into(),
+            "property 'prealloc-threads' of memory-backend-memfd doesn't take value '0'",
+        ),
+        (
+            "memory-backend-ram,id=n,size=1M,prealloc=on,reserve=off".into(),
+            "'prealloc=on' and 'reserve=off' are incompatible",
+        ),
+        (
+            "memory-backend-ram,id=n,size=1M,policy=bind".into(),
+            "host-nodes must be set for policy bind",
+        ),
+        (
+            "memory-backend-ram,id=n,size=1M,host-nodes=0".into(),
+            "host-nodes must be empty for policy default, or you should explicitly specify a \
+             policy other than default",
+        ),
+        (
+            "memory-backend-ram,id=n,size=1M,policy=bind,host-nodes=0-1,host-nodes=128".into(),
+            "Invalid host-nodes value: 128",
+        ),
+        (
+            "memory-backend-ram,id=n,size=1M,policy=bind,host-nodes=1-0".into(),
+            "Parameter 'host-nodes' expects a uint64 value or range",
+        ),
+        ("memory-backend-file,id=n,size=1M".into(), "Parameter 'mem-path' is missing"),
+        (
+            "memory-backend-file,id=n,size=1M,mem-path=/no/such".into(),
+            "can't open backing store /no/such for guest RAM: No such file or directory",
+        ),
+        ("memory-backend-memfd,id=n,size=1M,prealloc=on".into(), "ok"),
     ] {
         assert_eq!(add(&objects, &text).await, expected, "{text}");
     }
@@ -95,6 +130,14 @@ async fn objects_are_made_in_words_of_qemu() {
     let authz = |id| objects.authorization(id).map(drop);
     assert_eq!(said(authz("missing")), "Cannot find QAuthZ object ID missing");
     assert_eq!(said(authz("s")), "Object 's' is not a QAuthZ subclass");
+
+    assert_eq!(said(objects.iothread("ram").map(drop)), ObjectError::NotAnIoThread.to_string());
+    assert_eq!(said(objects.iothread("none").map(drop)), "Device 'none' not found");
+    assert_eq!(said(objects.memory("s").map(drop)), "Memory backend 's' not found");
+    let memory: Vec<_> = objects.memdevs().iter().map(|m| (m.size, m.share, m.prealloc)).collect();
+    assert_eq!(memory, [(1 << 20, true, true), (16 << 20, false, false)]);
+    let hidden = objects.list().into_iter().find(|object| object.id == "s").unwrap();
+    assert!(!format!("{hidden:?}").contains("hunter2"));
 
     objects.keep("ram");
     assert_eq!(said(objects.del("ram")), "object 'ram' is in use, can not be deleted");

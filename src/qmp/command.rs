@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    block, chardev, descriptors, dirty_rate, human, introspect, machine, memory, migration,
-    migration_settings, migration_start, objects, preconfig, qom, status,
+    backends, block, chardev, descriptors, dirty_rate, human, introspect, machine, memory,
+    migration, migration_settings, migration_start, objects, preconfig, qom, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -73,6 +73,10 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<block::QueryBlock>(),
         entry::<block::QueryBlockstats>(),
         entry::<block::QueryNamedBlockNodes>(),
+        entry::<backends::QueryIothreads>(),
+        entry::<backends::QueryMemdev>(),
+        entry::<backends::QueryMemoryDevices>(),
+        entry::<backends::QueryMemorySizeSummary>(),
         entry::<chardev::ChardevSendBreak>(),
         entry::<chardev::QueryChardev>(),
         entry::<chardev::RingbufRead>(),

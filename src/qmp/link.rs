@@ -141,6 +141,8 @@ pub struct MachineInfo {
     pub name: Option<String>,
     /// `-uuid`; all zero when none was given.
     pub uuid: [u8; 16],
+    /// Bytes of RAM.
+    pub ram_size: u64,
     /// The machine types of this emulator.
     pub machines: Vec<MachineType>,
     /// By label.

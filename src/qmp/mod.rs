@@ -4,6 +4,7 @@
 
 pub mod command;
 pub mod commands;
+mod dotted;
 pub mod error;
 pub mod event;
 pub mod hash_order;

@@ -21,7 +21,7 @@ const SIZE: &str = "Size";
 
 /// Turn a command's `arguments` into its type.
 pub fn arguments<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, QmpError> {
-    from_object(arguments, false)
+    from_object(arguments, Form::Json)
 }
 
 /// The same for `key=value` text, whose values are all strings.
@@ -29,12 +29,36 @@ pub fn text_arguments<T: DeserializeOwned>(
     items: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, QmpError> {
     let members = items.into_iter().map(|(key, value)| (key, Value::String(value)));
-    from_object(members.collect(), true)
+    from_object(members.collect(), Form::Text)
 }
 
-fn from_object<T: DeserializeOwned>(object: Map<String, Value>, text: bool) -> Result<T, QmpError> {
+/// The same for text in which a dotted key is a member of a member, as QEMU's `keyval` has it.
+pub fn dotted_arguments<T: DeserializeOwned>(
+    items: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, QmpError> {
+    from_object(super::dotted::nest(items)?, Form::Dotted)
+}
+
+fn from_object<T: DeserializeOwned>(object: Map<String, Value>, form: Form) -> Result<T, QmpError> {
     let value = Some(Value::Object(object));
-    T::deserialize(Input { value, path: String::new(), name: None, text }).map_err(|error| error.0)
+    T::deserialize(Input { value, path: String::new(), name: None, form }).map_err(|error| error.0)
+}
+
+/// What the values came as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    /// Text with one level of members.
+    Text,
+    /// Text with dotted keys.
+    Dotted,
+}
+
+impl Form {
+    /// Every value is text.
+    fn is_text(self) -> bool {
+        self != Self::Json
+    }
 }
 
 /// QAPI's `size`: bytes, which text may give with a suffix.
@@ -108,8 +132,7 @@ struct Input {
     value: Option<Value>,
     path: String,
     name: Option<String>,
-    /// Values are text.
-    text: bool,
+    form: Form,
 }
 
 impl Input {
@@ -133,10 +156,12 @@ impl Input {
     /// A number, also where text stands for it.
     fn number(&mut self) -> Result<Value, ArgumentError> {
         match self.present()? {
-            Value::String(digits) if self.text => match digits.parse::<serde_json::Number>() {
-                Ok(number) => Ok(Value::Number(number)),
-                Err(_) => error(format!("Parameter '{}' expects integer", self.short_name())),
-            },
+            Value::String(digits) if self.form.is_text() => {
+                match digits.parse::<serde_json::Number>() {
+                    Ok(number) => Ok(Value::Number(number)),
+                    Err(_) => error(format!("Parameter '{}' expects integer", self.path)),
+                }
+            }
             value => Ok(value),
         }
     }
@@ -159,7 +184,15 @@ impl Input {
     fn string(&mut self) -> Result<String, ArgumentError> {
         match self.present()? {
             Value::String(text) => Ok(text),
-            _ => self.wrong("string"),
+            other => self.misplaced(&other, "string"),
+        }
+    }
+
+    /// Not a scalar. Dotted text has a way of its own to say so.
+    fn misplaced<T>(&self, found: &Value, expected: &str) -> Result<T, ArgumentError> {
+        match self.form == Form::Dotted && matches!(found, Value::Object(_) | Value::Array(_)) {
+            true => error(format!("Parameters '{}.*' are unexpected", self.path)),
+            false => self.wrong(expected),
         }
     }
 
@@ -182,7 +215,7 @@ impl Input {
             value: map.shift_remove(tag),
             path: member_path(&self.path, tag),
             name: Some(tag.to_owned()),
-            text: self.text,
+            form: self.form,
         };
         let text = member.string()?;
         match variants.iter().find(|&&variant| variant == text) {
@@ -278,10 +311,12 @@ impl<'de> de::Deserializer<'de> for Input {
     fn deserialize_bool<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.present()? {
             Value::Bool(b) => visitor.visit_bool(b),
-            Value::String(word) if self.text => match value::switch(self.short_name(), &word) {
-                Ok(on) => visitor.visit_bool(on),
-                Err(sentence) => error(sentence.to_string()),
-            },
+            Value::String(word) if self.form.is_text() => {
+                match value::switch(self.short_name(), &word) {
+                    Ok(on) => visitor.visit_bool(on),
+                    Err(sentence) => error(sentence.to_string()),
+                }
+            }
             _ => self.wrong("boolean"),
         }
     }
@@ -314,8 +349,11 @@ impl<'de> de::Deserializer<'de> for Input {
 
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.present()? {
-            Value::Array(items) => visitor
-                .visit_seq(Elements { items: items.into_iter().enumerate(), path: self.path }),
+            Value::Array(items) => visitor.visit_seq(Elements {
+                items: items.into_iter().enumerate(),
+                path: self.path,
+                form: self.form,
+            }),
             _ => self.wrong("array"),
         }
     }
@@ -331,13 +369,13 @@ impl<'de> de::Deserializer<'de> for Input {
         // Needed only to say which member is unexpected: few objects have one.
         let unknown = names().any(|name| !fields.contains(&name.as_str()));
         let all: Vec<_> = if unknown { names().collect() } else { Vec::new() };
-        let mut members = Members { map, fields, field: "", path: self.path, text: self.text };
+        let mut members = Members { map, fields, field: "", path: self.path, form: self.form };
         let value = visitor.visit_map(&mut members)?;
         let mut left = HashOrder::default();
         all.iter().for_each(|name| left.insert(name));
         all.iter().filter(|name| !members.map.contains_key(*name)).for_each(|n| left.remove(n));
         match left.iter().next() {
-            Some(name) if self.text => error(format!("Invalid parameter '{name}'")),
+            Some(name) if self.form == Form::Text => error(format!("Invalid parameter '{name}'")),
             Some(name) => {
                 error(format!("Parameter '{}' is unexpected", member_path(&members.path, name)))
             }
@@ -367,10 +405,13 @@ impl<'de> de::Deserializer<'de> for Input {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        if name == SIZE && self.text {
+        if name == SIZE && self.form.is_text() {
             let text = self.string()?;
             return match value::size(self.short_name(), &text, 1) {
                 Ok(size) => visitor.visit_u64(size),
+                Err(_) if self.form == Form::Dotted => {
+                    error(format!("Parameter '{}' expects size", self.path))
+                }
                 Err(sentence) => error(sentence.to_string()),
             };
         }
@@ -393,7 +434,7 @@ struct Members {
     fields: &'static [&'static str],
     field: &'static str,
     path: String,
-    text: bool,
+    form: Form,
 }
 
 impl<'de> de::MapAccess<'de> for &mut Members {
@@ -418,7 +459,7 @@ impl<'de> de::MapAccess<'de> for &mut Members {
             value: self.map.shift_remove(self.field),
             path: member_path(&self.path, self.field),
             name: Some(self.field.to_owned()),
-            text: self.text,
+            form: self.form,
         })
     }
 }
@@ -426,6 +467,7 @@ impl<'de> de::MapAccess<'de> for &mut Members {
 struct Elements {
     items: std::iter::Enumerate<std::vec::IntoIter<Value>>,
     path: String,
+    form: Form,
 }
 
 impl<'de> de::SeqAccess<'de> for Elements {
@@ -436,9 +478,12 @@ impl<'de> de::SeqAccess<'de> for Elements {
         seed: T,
     ) -> Result<Option<T::Value>, Self::Error> {
         let Some((index, value)) = self.items.next() else { return Ok(None) };
-        let path = format!("{}[{index}]", self.path);
-        // Text has no lists, so this is JSON.
-        seed.deserialize(Input { value: Some(value), path, name: None, text: false }).map(Some)
+        let path = match self.form {
+            Form::Json | Form::Text => format!("{}[{index}]", self.path),
+            Form::Dotted => format!("{}.{index}", self.path),
+        };
+        let form = self.form;
+        seed.deserialize(Input { value: Some(value), path, name: None, form }).map(Some)
     }
 }
 

@@ -49,6 +49,8 @@ pub struct BlkDevice {
     pub share_write: bool,
     /// Place in the boot order.
     pub boot_index: Option<i32>,
+    /// Identifier of the thread that it has.
+    pub iothread: Option<String>,
     options: BlkOptions,
     rings: RingOptions,
     write_cache: Option<bool>,
@@ -63,9 +65,6 @@ pub fn blk(properties: &Properties) -> Result<BlkDevice, DeviceError> {
     let Some(drive) = values.text("drive").filter(|id| !id.is_empty()) else {
         return refused("drive property not set");
     };
-    if let Some(iothread) = values.text("iothread") {
-        return Err(DeviceError::NoSuchObject(iothread.to_owned()));
-    }
     let num_queues = match values.number("num-queues").unwrap_or(AUTO_QUEUES) {
         0 => return refused("num-queues property must be larger than 0"),
         AUTO_QUEUES => 1,
@@ -110,6 +109,7 @@ pub fn blk(properties: &Properties) -> Result<BlkDevice, DeviceError> {
         drive: drive.to_owned(),
         share_write: values.is_on("share-rw"),
         boot_index: values.number("bootindex"),
+        iothread: values.text("iothread").map(str::to_owned),
         options,
         rings: rings(&values),
         write_cache: match values.text("write-cache") {
@@ -387,7 +387,6 @@ mod tests {
     fn refusals_are_qemus() {
         let blk_cases = [
             ("", "drive property not set"),
-            ("drive=d0,iothread=foo", "Device 'foo' not found"),
             ("drive=d0,num-queues=0", "num-queues property must be larger than 0"),
             ("drive=d0,queue-size=1", "invalid queue-size property (1), must be > 2"),
             (

@@ -1,5 +1,6 @@
 //! The commands, grouped as QAPI's modules group them.
 
+pub mod backends;
 mod base64;
 pub mod block;
 pub mod chardev;

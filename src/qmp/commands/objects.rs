@@ -29,11 +29,6 @@ impl Command for ObjectAdd {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
-        if let ObjectOptions::MemoryBackendRam(_) = self.0 {
-            // The machine has its memory; nothing could be plugged in.
-            let sentence = "memory-backend-ram is available on the command line only";
-            return Err(QmpError::generic(sentence));
-        }
         services.info.objects.add(self.0.into_spec()?).await?;
         Ok(Empty {})
     }
