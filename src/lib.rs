@@ -14,6 +14,7 @@ pub mod migration;
 pub mod net;
 pub mod objects;
 pub mod qmp;
+pub mod qom;
 pub mod qtest;
 pub mod report;
 pub mod signals;

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
 use crate::net::descriptors::Descriptors;
+use crate::qom::Node;
 use device::{Device, Source};
 use message::{CharBackend, SendBreak};
 use ring::Ring;
@@ -78,6 +79,8 @@ pub struct Chardev {
     /// The contents, if it is a ring buffer.
     pub ring: Option<Ring>,
     port: Port,
+    /// In the object model.
+    type_name: &'static str,
     /// The multiplexer came with the device (`mux=on`).
     multiplexed: bool,
     fronts: Arc<AtomicUsize>,
@@ -105,6 +108,22 @@ impl Chardev {
     /// A front end has taken it.
     pub fn has_front_end(&self) -> bool {
         self.fronts.load(Ordering::Relaxed) > 0
+    }
+
+    /// The object that it is, with its name; the device under a multiplexer that came with it is one
+    /// of its own.
+    pub fn nodes(&self) -> Vec<(String, Node)> {
+        let mut device = Node::new(self.type_name);
+        if self.type_name == "chardev-socket" {
+            device.set("connected", !self.filename.lock().starts_with("disconnected:"));
+        }
+        match self.multiplexed {
+            true => vec![
+                (format!("{}-base", self.id), device),
+                (self.id.clone(), Node::new("chardev-mux")),
+            ],
+            false => vec![(self.id.clone(), device)],
+        }
     }
 
     /// A device and the multiplexer over it, in one.
@@ -152,6 +171,7 @@ pub async fn open(
                 ring: None,
                 breaks: mux.clone().recipient(),
                 port: Port::Mux(mux),
+                type_name: spec.kind.type_name(),
                 multiplexed: false,
                 fronts: Arc::default(),
             });
@@ -210,7 +230,9 @@ pub async fn open(
         (Port::One(backend), device.recipient())
     };
     let (id, multiplexed) = (spec.id.clone(), spec.mux);
-    Ok(Chardev { id, filename, ring, port, multiplexed, fronts: Arc::default(), breaks })
+    let type_name = spec.kind.type_name();
+    let fronts = Arc::default();
+    Ok(Chardev { id, filename, ring, port, type_name, multiplexed, fronts, breaks })
 }
 
 #[cfg(test)]

@@ -62,6 +62,22 @@ pub enum ChardevKind {
     },
 }
 
+impl ChardevKind {
+    /// Its type in the object model.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Null => "chardev-null",
+            Self::Stdio { .. } => "chardev-stdio",
+            Self::Pty { .. } => "chardev-pty",
+            Self::File { .. } => "chardev-file",
+            Self::Pipe { .. } => "chardev-pipe",
+            Self::Ringbuf { .. } => "chardev-ringbuf",
+            Self::Socket(_) => "chardev-socket",
+            Self::Mux { .. } => "chardev-mux",
+        }
+    }
+}
+
 /// A stream socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSpec {

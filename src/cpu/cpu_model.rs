@@ -8,6 +8,7 @@ mod tests;
 use names::{DEPRECATED, MISSING, OTHER_MODELS};
 
 use super::isa::{IsaConfig, SatpMode};
+use crate::qom::types::SWITCHES;
 
 /// A `-cpu` option that cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum CpuError {
 }
 
 const MODELS: &[&str] = &["max", "rv64"];
+
+/// The version of the privileged specification.
+const PRIV_SPEC: &str = "v1.13.0";
 
 const SATP_MODES: [(&str, Option<SatpMode>); 4] = [
     ("sv39", Some(SatpMode::Sv39)),
@@ -78,6 +82,39 @@ impl IsaConfig {
         }
         let isa = choice.finish().map_err(CpuError::Combination)?;
         Ok((model.into(), isa))
+    }
+}
+
+impl IsaConfig {
+    /// The values of the properties of QEMU's type of CPU, but for those that are not the hart's to
+    /// know.
+    pub fn properties(&self) -> Vec<(&'static str, serde_json::Value)> {
+        let mut all: Vec<(&'static str, serde_json::Value)> = vec![
+            ("debug", self.debug.into()),
+            ("mmu", self.mmu.into()),
+            ("pmp", (self.pmp_entries > 0).into()),
+            ("pmu-num", self.pmu_mask.count_ones().into()),
+            // QEMU shows the low byte.
+            ("pmu-mask", (self.pmu_mask as u8).into()),
+            ("priv_spec", PRIV_SPEC.into()),
+            ("cbom_blocksize", self.cbom_size.into()),
+            ("cbop_blocksize", self.cbop_size.into()),
+            ("cboz_blocksize", self.cbo_size.into()),
+            ("mvendorid", self.mvendorid.into()),
+            ("marchid", self.marchid.into()),
+            ("mimpid", self.mimpid.into()),
+        ];
+        all.extend(SWITCHES.iter().map(|(name, _)| (*name, self.is_on(name).into())));
+        all
+    }
+
+    /// Whether the property of this name is on.
+    pub fn is_on(&self, name: &str) -> bool {
+        let name = DEPRECATED.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| new);
+        if let Some((_, mode)) = SATP_MODES.iter().find(|(mode, _)| *mode == name) {
+            return mode.is_some_and(|mode| self.mmu && mode <= self.satp_mode);
+        }
+        name == "i" || self.has(name).unwrap_or(false)
     }
 }
 
@@ -154,7 +191,7 @@ impl Choice<'_> {
             }
             "priv_spec" => {
                 return match value {
-                    "v1.13.0" => Ok(()),
+                    PRIV_SPEC => Ok(()),
                     "v1.10.0" | "v1.11.0" | "v1.12.0" => {
                         Err(format!("privilege spec version '{value}' is not implemented"))
                     }

@@ -75,6 +75,15 @@ macro_rules! isa {
                 }
             }
 
+            /// Whether it has the extension that QEMU's property of this name is for, if it is one
+            /// that we know.
+            pub(super) fn has(&self, name: &str) -> Option<bool> {
+                match name {
+                    $(stringify!($field) => Some(self.$field),)*
+                    _ => None,
+                }
+            }
+
             /// The switch that QEMU's property of this name turns, if it is one we have.
             pub(super) fn switch(&mut self, name: &str) -> Option<&mut bool> {
                 match name {

@@ -17,6 +17,7 @@ mod migration;
 mod migration_settings;
 mod objects;
 mod page_table;
+mod qom;
 pub mod readline;
 mod registers;
 pub mod session;

@@ -6,7 +6,7 @@ use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
     block, chardev, control, descriptors, dirty_rate, inspect, memory, migration,
-    migration_settings, objects, tree,
+    migration_settings, objects, qom, tree,
 };
 
 macro_rules! run {
@@ -62,6 +62,9 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "object_del", [required("id", Kind::Text).among(names!(objects::ids))], "id", "remove an object" => run!(objects::object_del);
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
     "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
+    "qom-get", [required("path", Kind::Text), required("property", Kind::Text)], "path property", "show the value of an object's property" => run!(qom::get);
+    "qom-list", [optional("path", Kind::Text)], "path", "list an object's properties" => run!(qom::list);
+    "qom-set", [required("json", Kind::Flag('j')), required("path", Kind::Text), required("property", Kind::Text), required("value", Kind::Rest)], "[-j] path property value", "change an object's property (-j: the value is JSON)" => run!(qom::set);
     "quit|q", [], "", "end the emulator" => run!(control::quit);
     "ringbuf_read", [required("device", Kind::Text).among(names!(chardev::rings)), required("size", Kind::Int)], "device size", "take bytes out of a ring buffer" => run!(chardev::ringbuf_read);
     "ringbuf_write", [required("device", Kind::Text).among(names!(chardev::rings)), required("data", Kind::Text)], "device data", "put text into a ring buffer" => run!(chardev::ringbuf_write);
@@ -93,6 +96,8 @@ const INFO: &[HmpCommand] = commands! {
     "migrate_parameters", [], "", "parameters of migrations" => run!(migration_settings::info_parameters);
     "mtree", [required("flatview", Kind::Flag('f'))], "[-f]", "the physical address map (-f: as seen by the CPUs, without nesting)" => run!(tree::mtree);
     "name", [], "", "the machine's name" => run!(inspect::name);
+    "qdm", [], "", "types of devices" => run!(qom::models);
+    "qom-tree", [optional("path", Kind::Text)], "[path]", "objects, and those in them" => run!(qom::tree);
     "qtree", [required("brief", Kind::Flag('b'))], "[-b]", "devices and buses (-b: without properties)" => run!(tree::qtree);
     "registers", [required("all", Kind::Flag('a')), optional("vcpu", Kind::Int)], "[-a|vcpu]", "registers of the chosen CPU, of all (-a), or of one" => run!(inspect::registers);
     "roms", [], "", "images loaded into guest memory" => run!(tree::roms);

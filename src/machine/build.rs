@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use actix::prelude::*;
 
 use super::clock::{TIMEBASE_HZ, VirtualClock};
+use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
 use super::fdt::{self, FdtInput, FdtIsa};
 use super::firmware::hsm::Hsm;
@@ -17,7 +18,7 @@ use super::message::{MachineTree, RequestReset, RequestShutdown, VmError};
 use super::qtest_gpios::Wiring;
 use super::spec::{self, BoardKind, Firmware, MachineSpec};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
-use super::{flash_banks, fw_cfg_items, localtime, tree, virtio_slots};
+use super::{composition, flash_banks, fw_cfg_items, localtime, tree, virtio_slots};
 use crate::actors::cell::DeviceCell;
 use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
@@ -53,6 +54,7 @@ use crate::net::descriptors::Descriptors;
 use crate::objects::iothread::IoThread;
 use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::DriveLink;
+use crate::qom::Qom;
 use crate::qtest::gpio::Gpios;
 use crate::qtest::memory::AddressSpace;
 use crate::qtest::stepped::SteppedClock;
@@ -133,6 +135,8 @@ pub struct Machine {
     pub roms: Vec<DeviceBlock>,
     /// What the harts are asked of their caches.
     pub harts: Peers,
+    /// The machine as clients see it.
+    pub qom: Qom,
 }
 
 /// A qtest session without its character device and log.
@@ -148,6 +152,7 @@ pub struct QtestParts {
 struct Devices {
     uart: Option<Recipient<Snapshot<UartState>>>,
     drives: Vec<PluggedDrive>,
+    plugged: Vec<Plugged>,
     gpios: Option<Gpios>,
 }
 
@@ -343,16 +348,17 @@ pub fn build(
         sections: Sections::default(),
         roms: Vec::new(),
     };
-    let Devices { uart, drives, gpios } = match &plan {
+    let Devices { uart, drives, plugged, gpios } = match &plan {
         Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
         None => {
             let gpios = spec.qtest.is_some().then(Gpios::default);
-            Devices { uart: None, drives: Vec::new(), gpios }
+            Devices { uart: None, drives: Vec::new(), plugged: Vec::new(), gpios }
         }
     };
     let iothreads = drives.iter().filter_map(|plugged| plugged.thread.clone()).collect();
     let (blocks, drives): (Vec<_>, Vec<_>) =
         drives.into_iter().map(|plugged| drive_link(spec, plugged)).unzip();
+    let qom = composition::describe(spec, isa, &plugged);
     // After the devices that ask them: a drive's pause is answered when it is drained.
     board.lifecycles.extend(blocks.iter().map(|node| Lifecycle::of("drive", node)));
     board.lifecycles.push(timers.lifecycle());
@@ -428,6 +434,7 @@ pub fn build(
         ram,
         roms,
         harts: peers,
+        qom,
     })
 }
 
@@ -528,19 +535,21 @@ fn devices(
     board.manage("goldfish_rtc", &rtc);
 
     let mut drives = Drives::open(spec, connections.descriptors)?;
-    let mut plugged = flash_banks::plug(board, spec, &mut drives)?;
-    plugged.extend(virtio_slots::plug_all(
+    let mut taken = flash_banks::plug(board, spec, &mut drives)?;
+    let (of_devices, plugged) = virtio_slots::plug_all(
         board,
         spec,
         ram,
         &irq,
         (chardevs, connections.objects),
         &mut drives,
-    )?);
-    plugged.extend(drives.rest(spec, &board.failure)?);
+    )?;
+    taken.extend(of_devices);
+    taken.extend(drives.rest(spec, &board.failure)?);
     // In the order of the command line, whoever has them.
-    plugged.sort_by_key(|plugged| spec.drives.iter().position(|drive| drive.id == plugged.id));
-    Ok(Devices { uart: Some(uart.recipient()), drives: plugged, gpios: wiring.gpios(&irq, peers) })
+    taken.sort_by_key(|taken| spec.drives.iter().position(|drive| drive.id == taken.id));
+    let gpios = wiring.gpios(&irq, peers);
+    Ok(Devices { uart: Some(uart.recipient()), drives: taken, plugged, gpios })
 }
 
 /// Start a drive's actor; how monitors know it.

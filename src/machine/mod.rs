@@ -4,6 +4,7 @@
 mod boot_order;
 pub mod build;
 pub mod clock;
+mod composition;
 pub mod devicetree;
 pub mod dirty_log;
 pub mod dirty_rate;

@@ -2,12 +2,11 @@
 
 use crate::devices::virtio::properties::{self, Kind, Model, Property};
 
-const fn property(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    description: &'static str,
-) -> Property {
+const fn property(name: &'static str, kind: Kind, default: &'static str) -> Property {
+    let description = match kind {
+        Kind::Bool => "on/off",
+        _ => "",
+    };
     Property { name, kind, description, default, implemented: true }
 }
 
@@ -17,13 +16,13 @@ pub const LOADER: Model = Model {
     bus: "",
     category: "Misc devices",
     properties: &[
-        property("addr", Kind::Uint64, "0", "guest physical address"),
-        property("cpu-num", Kind::Uint32, "4294967295", "hart whose program counter is set"),
-        property("data", Kind::Uint64, "0", "value to store"),
-        property("data-be", Kind::Bool, "off", "store it big-endian"),
-        property("data-len", Kind::Uint32, "0", "bytes to store, 1 to 8"),
-        property("file", Kind::Str, "", "image to load"),
-        property("force-raw", Kind::Bool, "off", "do not look for an image format"),
+        property("addr", Kind::Uint64, "0"),
+        property("cpu-num", Kind::Uint32, "4294967295"),
+        property("data", Kind::Uint64, "0"),
+        property("data-be", Kind::Bool, "off"),
+        property("data-len", Kind::Uint8, "0"),
+        property("file", Kind::Str, ""),
+        property("force-raw", Kind::Bool, "off"),
     ],
 };
 

@@ -30,6 +30,7 @@ use crate::qmp::commands::preconfig::Preconfig;
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
 use crate::qmp::migration::MigrationLink;
 use crate::qmp::monitor::{ConnectMigration, Drain, Listen, Monitor};
+use crate::qom::Qom;
 use crate::qtest::log::Log;
 use crate::qtest::session::{Delivered, SessionParts};
 use crate::{hmp, qmp, qtest, report, signals, terminal};
@@ -111,7 +112,8 @@ async fn machine(
         }
     });
     let power_on = PowerOn { run: !spec.start_paused, incoming: spec.incoming.is_some() };
-    let mut info = machine_info(&spec, &chardevs, objects.clone(), descriptors.clone());
+    let mut info =
+        machine_info(&spec, &machine.qom, &chardevs, objects.clone(), descriptors.clone());
     info.drives.clone_from(&machine.drives);
     if spec.preconfig {
         info.preconfig = Preconfig::waiting(machine.vm.clone().recipient(), power_on);
@@ -274,6 +276,7 @@ pub async fn make_objects(spec: &MachineSpec) -> Result<Objects, ObjectError> {
 
 fn machine_info(
     spec: &MachineSpec,
+    qom: &Qom,
     chardevs: &HashMap<String, Chardev>,
     objects: Objects,
     descriptors: Descriptors,
@@ -296,6 +299,7 @@ fn machine_info(
         }
     };
     MachineInfo {
+        qom: qom.clone(),
         objects,
         descriptors,
         name: spec.name.clone(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use actix::Arbiter;
 
 use super::build::{Board, BuildError};
+use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
 use super::memory::GuestRam;
 use super::memory_map as map;
@@ -35,6 +36,14 @@ enum Plug<'a> {
     Serial(&'a DeviceSpec, SerialDevice),
 }
 
+impl<'a> Plug<'a> {
+    fn device(&self) -> &'a DeviceSpec {
+        match self {
+            Self::Blk(device) | Self::Rng(device) | Self::Serial(device, _) => device,
+        }
+    }
+}
+
 fn refused(device: &DeviceSpec, reason: impl std::fmt::Display) -> BuildError {
     BuildError::Device { origin: device.origin.clone(), reason: reason.to_string() }
 }
@@ -49,7 +58,7 @@ fn properties(spec: &MachineSpec, device: &DeviceSpec) -> Vec<(String, String)> 
 }
 
 /// `-global virtio-mmio.force-legacy=`; on by default, as in QEMU.
-fn force_legacy(spec: &MachineSpec) -> bool {
+pub(super) fn force_legacy(spec: &MachineSpec) -> bool {
     let set = spec.globals.iter().rev();
     let mut set = set.filter(|g| g.driver == "virtio-mmio" && g.property == "force-legacy");
     set.next().is_none_or(|g| !matches!(g.value.as_str(), "off" | "false" | "no" | "n"))
@@ -81,7 +90,7 @@ fn failure_of(spec: &MachineSpec, id: &str, qom_path: &str) -> BlockFailed {
     BlockFailed::of_device(qom_path.to_owned(), back_end.unwrap_or_default(), node_name)
 }
 
-/// Make every slot.
+/// Make every slot. The drives, and what has become of the devices.
 pub(super) fn plug_all(
     board: &mut Board,
     spec: &MachineSpec,
@@ -89,9 +98,10 @@ pub(super) fn plug_all(
     irq: &Outlet<IrqLevel>,
     (chardevs, objects): (Chardevs<'_>, &Objects),
     drives: &mut Drives,
-) -> Result<Vec<PluggedDrive>, BuildError> {
+) -> Result<(Vec<PluggedDrive>, Vec<Plugged>), BuildError> {
+    let mut plugged = Vec::new();
     let mut plugs = Vec::new();
-    for device in &spec.devices {
+    for (index, device) in spec.devices.iter().enumerate() {
         let given = properties(spec, device);
         match device.driver.as_str() {
             "virtio-blk-device" => plugs.push(Plug::Blk(device)),
@@ -123,7 +133,12 @@ pub(super) fn plug_all(
                     })?),
                     None => None,
                 };
-                bus.add(port, backend).map_err(|e| refused(device, e))?;
+                let number = bus.add(port, backend).map_err(|e| refused(device, e))?;
+                plugged.push(Plugged {
+                    device: index,
+                    slot: None,
+                    resolved: vec![("nr", number.into())],
+                });
             }
             other => {
                 return Err(refused(device, format!("'{other}' is not a valid device model name")));
@@ -131,8 +146,7 @@ pub(super) fn plug_all(
         }
     }
     if plugs.len() > map::VIRTIO_COUNT as usize
-        && let Some(Plug::Blk(d) | Plug::Rng(d) | Plug::Serial(d, _)) =
-            plugs.get(map::VIRTIO_COUNT as usize)
+        && let Some(d) = plugs.get(map::VIRTIO_COUNT as usize).map(Plug::device)
     {
         return Err(refused(d, format!("No 'virtio-bus' bus found for device '{}'", d.driver)));
     }
@@ -145,7 +159,11 @@ pub(super) fn plug_all(
         let line = map::virtio_irq(number);
         let slot = MmioSlot { legacy, ram: Arc::clone(ram), irq: irq.clone(), line };
         let name = "virtio-mmio";
-        match plugs.next() {
+        let plug = plugs.next();
+        let device = plug.as_ref().map(Plug::device);
+        let device = spec.devices.iter().position(|d| device.is_some_and(|it| std::ptr::eq(it, d)));
+        let mut resolved = Vec::new();
+        match plug {
             None => {
                 board.map(name, region.base, EmptySlot::new(legacy));
             }
@@ -158,6 +176,7 @@ pub(super) fn plug_all(
                 let mut drive = taken.map_err(|e| refused(device, e))?;
                 drive.attach(blk.share_write).map_err(|e| refused(device, e))?;
                 let info = drive.info();
+                resolved = blk.resolved(&info);
                 let node =
                     drive.into_node(board.failure.clone()).map_err(|e| refused(device, e))?;
                 let path = qom_path(spec, device);
@@ -196,8 +215,9 @@ pub(super) fn plug_all(
                 board.manage(idstr::<Console>(region.base), &cell);
             }
         }
+        plugged.extend(device.map(|device| Plugged { device, slot: Some(number), resolved }));
     }
-    Ok(nodes)
+    Ok((nodes, plugged))
 }
 
 fn entropy_source(

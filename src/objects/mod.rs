@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authz;
+mod composition;
 pub mod iothread;
 pub mod memory;
 pub mod options;

@@ -29,6 +29,11 @@ impl QmpError {
         Self { class: ErrorClass::CommandNotFound, desc: desc.into() }
     }
 
+    /// A `DeviceNotFound`.
+    pub fn device_not_found(desc: impl Into<String>) -> Self {
+        Self { class: ErrorClass::DeviceNotFound, desc: desc.into() }
+    }
+
     /// A CPU index that names no vCPU.
     pub fn no_such_cpu() -> Self {
         Self::generic("Parameter 'cpu-index' expects a CPU number")

@@ -31,6 +31,13 @@ pub fn line(value: &Value, pretty: bool) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// One value, indented, without an end of line; lines end `\n`.
+pub fn pretty(value: &Value) -> String {
+    let mut out = String::new();
+    write(&mut out, value, Some(0));
+    out.replace("\r\n", "\n")
+}
+
 /// `indent` is the nesting depth when pretty.
 fn write(out: &mut String, value: &Value, indent: Option<usize>) {
     match value {

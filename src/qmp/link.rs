@@ -20,6 +20,7 @@ use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
 use crate::migration::message::{Blockers, Settings};
 use crate::net::descriptors::Descriptors;
 use crate::objects::Objects;
+use crate::qom::Qom;
 
 /// Every message the monitors send to the machine.
 #[derive(Debug, Clone)]
@@ -151,6 +152,8 @@ pub struct MachineInfo {
     pub drives: Vec<DriveLink>,
     /// What `-object` and `object-add` have made.
     pub objects: Objects,
+    /// The machine in the object model.
+    pub qom: Qom,
     /// What `getfd` and `add-fd` have taken in.
     pub descriptors: Descriptors,
     /// Heading lines of `info jit`: (setting, value).

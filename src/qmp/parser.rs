@@ -13,8 +13,8 @@ pub const MAX_TOKEN_COUNT: usize = 2 << 20;
 /// A document, or the sentence that says what is wrong with it.
 pub type Document = Result<Value, String>;
 
-/// Parse text that is one object.
-pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+/// Parse text that is one value.
+pub fn parse_value(text: &str) -> Result<Value, String> {
     let mut stream = JsonStream::default();
     let mut first = None;
     // The end of the line ends the last token.
@@ -25,9 +25,15 @@ pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
     }
     match first {
         None => Err("JSON parse error, premature EOI".into()),
-        Some(Ok(Value::Object(members))) => Ok(members),
-        Some(Ok(_)) => Err("JSON parse error, an object is expected".into()),
-        Some(Err(sentence)) => Err(sentence),
+        Some(document) => document,
+    }
+}
+
+/// Parse text that is one object.
+pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+    match parse_value(text)? {
+        Value::Object(members) => Ok(members),
+        _ => Err("JSON parse error, an object is expected".into()),
     }
 }
 

@@ -142,6 +142,21 @@ pub static SCHEMA: LazyLock<Vec<SchemaInfo>> = LazyLock::new(|| {
     entries
 });
 
+/// The names of a command's arguments, of the variant `case` if they are a union.
+pub fn arguments_of(command: &str, case: &str) -> Vec<String> {
+    let entity = |name: &str| SCHEMA.iter().find(|entry| entry.name == name).map(|e| &e.entity);
+    let Some(Entity::Command { arg_type, .. }) = entity(command) else { return Vec::new() };
+    let Some(Entity::Object { members, variants, .. }) = entity(arg_type) else {
+        return Vec::new();
+    };
+    let variant = variants.iter().flatten().find(|variant| variant.case == case);
+    let of_variant = match variant.and_then(|variant| entity(&variant.type_name)) {
+        Some(Entity::Object { members, .. }) => members.as_slice(),
+        _ => &[],
+    };
+    members.iter().chain(of_variant).map(|member| member.name.clone()).collect()
+}
+
 /// The types described so far.
 #[derive(Debug, Default)]
 pub struct Schema {

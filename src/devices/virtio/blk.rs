@@ -70,6 +70,17 @@ pub struct BlkOptions {
     pub read_error: ErrorAction,
 }
 
+impl BlkOptions {
+    /// Cylinders, heads and sectors: as given, or as QEMU makes them up for a disk of `size` bytes
+    /// without a partition table.
+    pub fn geometry(&self, size: u64) -> (u16, u8, u8) {
+        self.geometry.unwrap_or_else(|| {
+            let cylinders = (size / SECTOR / (16 * 63)).clamp(2, 16383);
+            (cylinders as u16, 16, 63)
+        })
+    }
+}
+
 impl Default for BlkOptions {
     fn default() -> Self {
         Self {
@@ -202,14 +213,6 @@ impl Blk {
 
     fn sectors(&self) -> u64 {
         self.info.size / SECTOR
-    }
-
-    /// Cylinders, heads and sectors as QEMU makes them up for a disk without a partition table.
-    fn geometry(&self) -> (u16, u8, u8) {
-        self.options.geometry.unwrap_or_else(|| {
-            let cylinders = (self.sectors() / (16 * 63)).clamp(2, 16383);
-            (cylinders as u16, 16, 63)
-        })
     }
 
     /// A range of the drive in bytes, if it is one.
@@ -523,7 +526,7 @@ impl VirtioDevice for Blk {
     fn config(&self) -> Vec<u8> {
         let o = &self.options;
         let block = o.logical_block_size;
-        let (cylinders, heads, sectors) = self.geometry();
+        let (cylinders, heads, sectors) = self.options.geometry(self.info.size);
         let seg_max = if o.seg_max_adjust { u32::from(o.queue_size) - 2 } else { 126 };
         let ratio = (o.physical_block_size / block).max(1);
         let min_io = u16::try_from(o.min_io_size / block).unwrap_or(u16::MAX);

@@ -190,6 +190,21 @@ pub struct BlkConnections {
 }
 
 impl BlkDevice {
+    /// Properties that depend on the drive, or were left to the device, as they are now.
+    pub fn resolved(&self, info: &BlockInfo) -> Vec<(&'static str, serde_json::Value)> {
+        let options = &self.options;
+        let (cylinders, heads, sectors) = options.geometry(info.size);
+        vec![
+            ("num-queues", options.num_queues.into()),
+            ("logical_block_size", options.logical_block_size.into()),
+            ("physical_block_size", options.physical_block_size.into()),
+            ("cyls", cylinders.into()),
+            ("heads", heads.into()),
+            ("secs", sectors.into()),
+            ("bootindex", self.boot_index.unwrap_or(-1).into()),
+        ]
+    }
+
     /// Whether a failed request may stop the machine.
     pub fn may_stop(&self, info: &BlockInfo) -> bool {
         let stops = |action| matches!(action, ErrorAction::Stop | ErrorAction::Enospc);
@@ -323,12 +338,12 @@ impl SerialDevice {
         self.ports.iter().all(|port| port.nr != nr)
     }
 
-    /// Add a port, with the back end that its `chardev` names.
+    /// Add a port, with the back end that its `chardev` names. Its number.
     pub fn add(
         &mut self,
         port: PortDevice,
         backend: Option<CharBackend>,
-    ) -> Result<(), DeviceError> {
+    ) -> Result<u32, DeviceError> {
         let PortDevice { console, name, nr, .. } = port;
         if nr == 0 && !console {
             return refused(
@@ -362,7 +377,7 @@ impl SerialDevice {
             return refused("virtio-serial-bus: a second port with a chardev is not supported");
         }
         self.ports.push(PortOptions { nr, console, name, backend });
-        Ok(())
+        Ok(nr)
     }
 
     /// Plug the device in.

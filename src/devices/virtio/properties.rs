@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Bool,
+    Uint8,
     Uint16,
     Uint32,
     Uint64,
@@ -18,24 +19,25 @@ pub enum Kind {
     Str,
     /// One of these words; the first string is the type's name.
     Enum(&'static str, &'static [&'static str]),
-    /// Identifier of an object of this type.
+    /// Identifier of an object of this type, which is named as `link<TYPE>`.
     Link(&'static str),
     /// A list that only QMP can express.
     List(&'static str),
 }
 
 impl Kind {
-    fn name(self) -> String {
+    /// QAPI's name.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Bool => "bool".into(),
-            Self::Uint16 => "uint16".into(),
-            Self::Uint32 => "uint32".into(),
-            Self::Uint64 => "uint64".into(),
-            Self::Int32 => "int32".into(),
-            Self::Size => "size".into(),
-            Self::Str => "str".into(),
-            Self::Enum(name, _) | Self::List(name) => name.into(),
-            Self::Link(object) => format!("link<{object}>"),
+            Self::Bool => "bool",
+            Self::Uint8 => "uint8",
+            Self::Uint16 => "uint16",
+            Self::Uint32 => "uint32",
+            Self::Uint64 => "uint64",
+            Self::Int32 => "int32",
+            Self::Size => "size",
+            Self::Str => "str",
+            Self::Enum(name, _) | Self::List(name) | Self::Link(name) => name,
         }
     }
 }
@@ -140,7 +142,7 @@ pub const BLK: Model = Model {
             p("iothread-vq-mapping", Kind::List("IOThreadVirtQueueMappingList"), ""),
             "IOThread virtqueue mapping list [{\"iothread\":\"<id>\", \"vqs\":[1,2,3,...]},...]",
         )),
-        p("iothread", Kind::Link("iothread"), ""),
+        p("iothread", Kind::Link("link<iothread>"), ""),
         fixed(p("lcyls", Kind::Uint32, "0")),
         fixed(p("lheads", Kind::Uint32, "0")),
         described(p("logical_block_size", Kind::Size, "0"), BLOCK_SIZE_TEXT),
@@ -189,7 +191,7 @@ pub const RNG: Model = Model {
         fixed(p("packed", Kind::Bool, "off")),
         p("period", Kind::Uint32, "65536"),
         p("queue_reset", Kind::Bool, "on"),
-        p("rng", Kind::Link("rng-backend"), ""),
+        p("rng", Kind::Link("link<rng-backend>"), ""),
         fixed(p("use-disabled-flag", Kind::Bool, "on")),
         fixed(p("use-started", Kind::Bool, "on")),
         fixed(p("x-disable-legacy-check", Kind::Bool, "off")),
@@ -237,6 +239,22 @@ pub const SERIAL_PORT: Model = Model { name: "virtserialport", ..CONSOLE_PORT };
 
 /// Every virtio model.
 pub const MODELS: [&Model; 5] = [&BLK, &CONSOLE_PORT, &RNG, &SERIAL, &SERIAL_PORT];
+
+impl Property {
+    /// The default as clients see it.
+    pub fn default_value(&self) -> Option<serde_json::Value> {
+        self.read(Some(self.default).filter(|text| !text.is_empty())?)
+    }
+
+    /// The value that text stands for, as clients see it; `None` if it stands for none.
+    pub fn read(&self, text: &str) -> Option<serde_json::Value> {
+        match parse_value(self, text).ok()? {
+            Value::Bool(on) => Some(on.into()),
+            Value::Number(number) => i64::try_from(number).ok().map(Into::into),
+            Value::Text(text) => Some(text.into()),
+        }
+    }
+}
 
 impl Model {
     /// What `-device MODEL,help` prints.
@@ -334,6 +352,7 @@ fn parse_value(property: &Property, text: &str) -> Result<Value, DeviceError> {
             "off" | "no" | "false" | "n" => Ok(Value::Bool(false)),
             _ => Err(expects("'on' or 'off'")),
         },
+        Kind::Uint8 => ranged(u8::MAX.into(), "uint8_t"),
         Kind::Uint16 => ranged(u16::MAX.into(), "uint16_t"),
         Kind::Uint32 => ranged(u32::MAX.into(), "uint32_t"),
         Kind::Uint64 => ranged(u64::MAX.into(), "integer"),

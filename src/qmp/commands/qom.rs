@@ -1,73 +1,41 @@
-//! `qom-list-types`: which types of object this program has, under the names and parents that QEMU
-//! gives them.
+//! The object model: types, the tree of objects, and their properties.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::machine::models;
-use crate::qmp::command::Command;
+use crate::qmp::command::{Command, Empty};
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
+use crate::qom::types::{self, Type};
+use crate::qom::{Effect, Location, Node, PropertyInfo, QomError, Tree};
 
-/// A type that others are derived from, and its parent.
-const ABSTRACT: &[(&str, Option<&str>)] = &[
-    ("object", None),
-    ("accel", Some("object")),
-    ("authz", Some("object")),
-    ("device", Some("object")),
-    ("event-loop-base", Some("object")),
-    ("cpu", Some("device")),
-    ("riscv-cpu", Some("cpu")),
-    ("riscv-dynamic-cpu", Some("riscv-cpu")),
-    ("machine", Some("object")),
-    ("memory-backend", Some("object")),
-    ("rng-backend", Some("object")),
-    ("secret_common", Some("object")),
-    ("sys-bus-device", Some("device")),
-    ("fw_cfg", Some("sys-bus-device")),
-    ("tls-creds", Some("object")),
-    ("virtio-device", Some("device")),
-    ("virtio-serial-port", Some("device")),
-];
+/// Everything that there is at the moment.
+pub fn tree(services: &Services) -> Tree {
+    let info = &services.info;
+    let chardevs = info.chardevs.iter().flat_map(crate::chardev::Chardev::nodes);
+    info.qom.tree(info.objects.nodes(), chardevs)
+}
 
-/// Types that there are objects of, but for the models of `-device`.
-const CONCRETE: &[(&str, &str)] = &[
-    ("authz-list", "authz"),
-    ("authz-simple", "authz"),
-    ("cfi.pflash01", "sys-bus-device"),
-    ("fw_cfg_mem", "fw_cfg"),
-    ("goldfish_rtc", "sys-bus-device"),
-    ("interp-accel", "accel"),
-    ("max-riscv-cpu", "riscv-dynamic-cpu"),
-    ("iothread", "event-loop-base"),
-    ("memory-backend-file", "memory-backend"),
-    ("memory-backend-memfd", "memory-backend"),
-    ("memory-backend-ram", "memory-backend"),
-    ("none-machine", "machine"),
-    ("qtest-accel", "accel"),
-    ("riscv.aclint.mtimer", "sys-bus-device"),
-    ("riscv.aclint.swi", "sys-bus-device"),
-    ("riscv.sifive.plic", "sys-bus-device"),
-    ("riscv.sifive.test", "sys-bus-device"),
-    ("rng-builtin", "rng-backend"),
-    ("rng-random", "rng-backend"),
-    ("rv64-riscv-cpu", "riscv-dynamic-cpu"),
-    ("secret", "secret_common"),
-    ("serial-mm", "sys-bus-device"),
-    ("tcg-accel", "accel"),
-    ("tls-creds-x509", "tls-creds"),
-    ("virt-machine", "machine"),
-    ("virtio-mmio", "sys-bus-device"),
-];
-
-/// The parent of a model of `-device`.
-fn parent_of_model(name: &str) -> &'static str {
-    match name {
-        "virtconsole" => "virtserialport",
-        "virtserialport" => "virtio-serial-port",
-        _ if name.starts_with("virtio-") => "virtio-device",
-        _ => "device",
+/// Change a property, and whatever has to change with it.
+pub fn set(
+    services: &Services,
+    tree: &Tree,
+    at: &Location,
+    property: &str,
+    value: Value,
+) -> Result<(), QmpError> {
+    match tree.set(at, property, value)? {
+        Effect::Nothing => Ok(()),
+        Effect::Keep { path, value } => {
+            services.info.qom.keep(&path, property, value);
+            Ok(())
+        }
+        Effect::Tell { id, value } => {
+            let has = tree.get(at, property)?;
+            services.info.objects.set(&id, property, &value, &has).map_err(QmpError::from)
+        }
     }
 }
 
@@ -81,26 +49,32 @@ pub struct ObjectTypeInfo {
     pub parent: Option<&'static str>,
 }
 
-/// Every type.
-fn types() -> Vec<ObjectTypeInfo> {
-    let concrete = |name, parent| ObjectTypeInfo { name, is_abstract: false, parent: Some(parent) };
-    let roots = ABSTRACT.iter().map(|(name, parent)| ObjectTypeInfo {
-        name,
-        is_abstract: true,
-        parent: *parent,
-    });
-    let named = CONCRETE.iter().map(|(name, parent)| concrete(name, parent));
-    let models = models::models().map(|model| concrete(model.name, parent_of_model(model.name)));
-    roots.chain(named).chain(models).collect()
+/// QAPI `ObjectPropertyInfo`.
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ObjectPropertyInfo {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub type_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_value: Option<Value>,
 }
 
-/// The types that are, or are derived from, `ancestor`.
-fn derived(types: &[ObjectTypeInfo], ancestor: &str) -> Vec<ObjectTypeInfo> {
-    let parent = |child: &ObjectTypeInfo| types.iter().find(|t| Some(t.name) == child.parent);
-    let is_derived = |t: &&ObjectTypeInfo| {
-        std::iter::successors(Some(*t), |child| parent(child)).any(|t| t.name == ancestor)
-    };
-    types.iter().filter(is_derived).cloned().collect()
+impl ObjectPropertyInfo {
+    /// As a type announces it.
+    fn announced(property: PropertyInfo) -> Self {
+        let PropertyInfo { name, type_name, description, default: default_value, .. } = property;
+        let description = Some(description).filter(|text| !text.is_empty());
+        Self { name, type_name, description, default_value }
+    }
+
+    /// As an object has it.
+    fn owned(property: PropertyInfo) -> Self {
+        let PropertyInfo { name, type_name, .. } = property;
+        Self { name, type_name, description: None, default_value: None }
+    }
 }
 
 /// `qom-list-types`.
@@ -115,38 +89,106 @@ impl Command for QomListTypes {
     type Return = Vec<ObjectTypeInfo>;
 
     async fn run(self, _: &Arc<Services>) -> Result<Vec<ObjectTypeInfo>, QmpError> {
-        let mut found = types();
-        if let Some(ancestor) = &self.implements {
-            found = derived(&found, ancestor);
-        }
-        if !self.r#abstract.unwrap_or(false) {
-            found.retain(|t| !t.is_abstract);
-        }
-        Ok(found)
+        let with_abstract = self.r#abstract.unwrap_or(false);
+        let wanted = |of: &&Type| {
+            self.implements.as_ref().is_none_or(|name| of.is(name))
+                && (with_abstract || !of.is_abstract)
+        };
+        let info = |of: &Type| ObjectTypeInfo {
+            name: of.name,
+            is_abstract: of.is_abstract,
+            parent: of.parent,
+        };
+        Ok(types::all().iter().filter(wanted).map(info).collect())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// `qom-list-properties`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QomListProperties {
+    typename: String,
+}
 
-    #[test]
-    fn every_type_comes_from_object() {
-        let all = types();
-        assert_eq!(derived(&all, "object"), all);
-        let mut names: Vec<_> = all.iter().map(|t| t.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), all.len(), "a name is there twice");
+impl Command for QomListProperties {
+    const NAME: &'static str = "qom-list-properties";
+    type Return = Vec<ObjectPropertyInfo>;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+        let Some(of) = types::find(&self.typename) else {
+            return Err(QomError::NoClass(self.typename).into());
+        };
+        if of.is_interface() {
+            return Err(QomError::TypeName("a QOM type").into());
+        }
+        Ok(Node::announced(of).into_iter().map(ObjectPropertyInfo::announced).collect())
     }
+}
 
-    #[test]
-    fn derived_types() {
-        let all = types();
-        let names = |of: &str| derived(&all, of).iter().map(|t| t.name).collect::<Vec<_>>();
-        assert_eq!(names("accel"), ["accel", "interp-accel", "qtest-accel", "tcg-accel"]);
-        assert_eq!(names("virtio-serial-port").len(), 3);
-        assert_eq!(names("nosuch"), [""; 0]);
-        assert!(names("device").contains(&"rv64-riscv-cpu"));
+/// `device-list-properties`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct DeviceListProperties {
+    pub typename: String,
+}
+
+impl Command for DeviceListProperties {
+    const NAME: &'static str = "device-list-properties";
+    type Return = Vec<ObjectPropertyInfo>;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+        let properties = crate::qom::device_properties(&self.typename)?;
+        Ok(properties.into_iter().map(ObjectPropertyInfo::announced).collect())
+    }
+}
+
+/// `qom-list`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QomList {
+    pub path: String,
+}
+
+impl Command for QomList {
+    const NAME: &'static str = "qom-list";
+    type Return = Vec<ObjectPropertyInfo>;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+        let at = tree(services).resolve(&self.path)?;
+        Ok(at.node.properties().into_iter().map(ObjectPropertyInfo::owned).collect())
+    }
+}
+
+/// `qom-get`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QomGet {
+    pub path: String,
+    pub property: String,
+}
+
+impl Command for QomGet {
+    const NAME: &'static str = "qom-get";
+    type Return = Value;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Value, QmpError> {
+        let tree = tree(services);
+        Ok(tree.get(&tree.find(&self.path)?, &self.property)?)
+    }
+}
+
+/// `qom-set`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QomSet {
+    pub path: String,
+    pub property: String,
+    pub value: Value,
+}
+
+impl Command for QomSet {
+    const NAME: &'static str = "qom-set";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        let tree = tree(services);
+        let at = tree.find(&self.path)?;
+        set(services, &tree, &at, &self.property, self.value)?;
+        Ok(Empty {})
     }
 }
