@@ -17,6 +17,7 @@ pub mod qmp;
 pub mod qom;
 pub mod qtest;
 pub mod report;
+pub mod sandbox;
 pub mod signals;
 pub mod terminal;
 pub mod threads;

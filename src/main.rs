@@ -52,8 +52,14 @@ fn run(spec: MachineSpec) -> anyhow::Result<i32> {
         Role::Parent(code) => return Ok(code),
         Role::Machine(readiness) => readiness,
     };
+    if let Some(sandbox) = spec.process.sandbox {
+        // Before there is any other thread: all that are to come have the filter too.
+        sandbox.enter()?;
+    }
     let pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
-    let code = machine::run::run(spec, &machine::greeter::image(), || Ok(readiness.announce()?));
+    let process = spec.process.clone();
+    let ready = || Ok(readiness.announce(&process)?);
+    let code = machine::run::run(spec, &machine::greeter::image(), ready);
     drop(pid_file);
     code
 }

@@ -79,7 +79,8 @@ fn render(prefix: &Prefix, now: SystemTime, line: &str) -> String {
     }
     if !prefix.program.is_empty() {
         text.push_str(&prefix.program);
-        text.push_str(": ");
+        // A place in a file, `:name:line:`, follows at once.
+        text.push_str(if line.starts_with(':') { "" } else { ": " });
     }
     text.push_str(line);
     text.push('\n');
@@ -127,6 +128,7 @@ mod tests {
         };
         let mut prefix = Prefix { program: "us".into(), ..Prefix::default() };
         assert_eq!(render(&prefix, at(0, 0), "text"), "us: text\n");
+        assert_eq!(render(&prefix, at(0, 0), ":file:3: text"), "us:file:3: text\n");
         prefix.guest = Some("web".into());
         assert_eq!(render(&prefix, at(0, 0), "text"), "web us: text\n");
         prefix.timestamp = true;

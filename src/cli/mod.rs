@@ -8,6 +8,7 @@
 mod argv;
 mod backends;
 mod boards;
+mod config;
 mod disks;
 mod migration;
 mod models;
@@ -145,6 +146,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
     let mut session = Session::new(program);
     let occurrences = argv::occurrences(words.get(1..).unwrap_or_default())?;
     session.spec.embedded_guest = occurrences.is_empty();
+    let occurrences = config::expand(occurrences)?;
     for occurrence in &occurrences {
         let step = session.option(occurrence).map_err(|error| error.at(&occurrence.origin))?;
         if let Step::Print(text) = step {

@@ -75,7 +75,11 @@ const OPTIONS: &[(&str, &[Row])] = &[
                 "type,id=ID[,prop=value...]",
                 "add an object ('-object help' lists them)",
             ),
-            row("overcommit", "[mem-lock=off][,cpu-pm=off]", "only 'off' is available"),
+            row(
+                "overcommit",
+                "[mem-lock=on|on-fault|off][,cpu-pm=off]",
+                "mem-lock=on keeps the emulator's memory from being swapped out",
+            ),
         ],
     ),
     (
@@ -116,7 +120,13 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("vga", "none", "there is no graphics card"),
         ],
     ),
-    ("Audio options", &[row("audio", "none", "there is no sound device")]),
+    (
+        "Audio options",
+        &[
+            row("audio", "none", "there is no sound device"),
+            row("audiodev", "[driver=]none,id=ID", "a sound back end that plays nothing"),
+        ],
+    ),
     (
         "Network options",
         &[row("nic", "none", "no network card"), row("net", "none", "no network card")],
@@ -206,7 +216,24 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("rtc", "[base=utc|localtime|DATE][,clock=host|rt|vm]", "the guest's clock"),
             row("msg", "[timestamp=on|off][,guest-name=on|off]", "how messages are written"),
             row("daemonize", "", "run in the background once ready"),
-            row("sandbox", "off", "there is no system-call filter"),
+            row(
+                "sandbox",
+                "on|off[,obsolete=allow|deny][,elevateprivileges=allow|deny|children]\n\
+                 [,spawn=allow|deny][,resourcecontrol=allow|deny]",
+                "refuse system calls that an emulator has no use for\n\
+                 obsolete=allow lets those through that newer ones have replaced\n\
+                 elevateprivileges=deny refuses other users, groups and sessions\n\
+                 spawn=deny refuses processes and programs\n\
+                 resourcecontrol=deny refuses priorities and scheduling",
+            ),
+            row(
+                "run-with",
+                "[chroot=DIR][,user=NAME|UID:GID]",
+                "once ready, see only DIR, and be this user",
+            ),
+            row("readconfig", "FILE", "take options from a file"),
+            row("set", "group.id.arg=value", "change a parameter of an option before it"),
+            row("watchdog-action", "ACTION", "as -action watchdog=ACTION"),
             row("nodefaults", "", "no default serial port connection or monitor"),
             row("no-user-config", "", "there are no configuration files"),
         ],
@@ -214,7 +241,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
     (
         "Options of QEMU that the machine has nothing for",
         &[
-            refused("audiodev", "value", "the machine has no sound device"),
             refused("cdrom", "value", "the machine has no CD-ROM drive; use -drive with if=virtio"),
             refused("compat", "value", "compatibility policies are not available"),
             refused(
@@ -238,17 +264,10 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("netdev", "value", "network devices are not available; only -nic none"),
             refused("numa", "value", "NUMA nodes are not available"),
             refused("plugin", "value", "plugins are not available"),
-            refused("readconfig", "value", "configuration files are not available"),
-            refused(
-                "run-with",
-                "value",
-                "async-teardown, chroot, exit-with-parent and user are not available",
-            ),
             refused("s", "", "the gdb stub is not available"),
             refused("seed", "value", "a seed for random numbers is not available"),
             refused("semihosting", "", "semihosting is not available"),
             refused("semihosting-config", "value", "semihosting is not available"),
-            refused("set", "value", "write the property where the item is defined"),
             refused("smbios", "value", "the machine has no SMBIOS tables"),
             refused("snapshot", "", "temporary overlays are not available"),
             refused("spice|vnc", "value", "there is no graphical output; use -display none"),
@@ -256,7 +275,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("trace", "value", "trace events are not available; '-d help' lists log items"),
             refused("usb", "", "the machine has no USB controller"),
             refused("usbdevice", "value", "the machine has no USB controller"),
-            refused("watchdog-action", "value", "use -action watchdog="),
             refused("xen-domid|xen-attach", "value", "Xen is not available"),
         ],
     ),

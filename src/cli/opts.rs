@@ -2,6 +2,7 @@
 //! a first value whose key is implied, and the JSON form.
 
 use super::{OptionError, value};
+use crate::qmp::parser;
 
 /// Parameters of one option, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,10 +110,9 @@ impl Opts {
 
     /// The JSON form: an object of scalars; nested objects become dotted keys.
     pub fn parse_json(text: &str) -> Result<Self, OptionError> {
-        let value: serde_json::Value = serde_json::from_str(text)
-            .map_err(|error| OptionError::Refused(format!("JSON parse error, {error}")))?;
+        let members = parser::parse_object(text).map_err(OptionError::Refused)?;
         let mut opts = Self::default();
-        opts.push_json("", &value)?;
+        opts.push_json("", &serde_json::Value::Object(members))?;
         Ok(opts)
     }
 
@@ -134,9 +134,6 @@ impl Opts {
                 return Err(OptionError::InvalidType { name: key.into() });
             }
         };
-        if key.is_empty() {
-            return Err(OptionError::Refused("expected a JSON object".into()));
-        }
         self.items.push((key.into(), text));
         Ok(())
     }
@@ -235,6 +232,8 @@ mod tests {
     fn json_form() {
         let opts = Opts::parse_json(r#"{"driver":"x","a":true,"b":{"c":5}}"#);
         assert_eq!(opts.map(|opts| shown(&opts)), Ok("driver<x> a<on> b.c<5>".into()));
+        let opts = Opts::parse_json("{'driver': 'x'}");
+        assert_eq!(opts.map(|opts| shown(&opts)), Ok("driver<x>".into()));
         assert!(Opts::parse_json(r#"{"driver":"#).is_err());
         assert!(Opts::parse_json("5").is_err());
         assert!(Opts::parse_json(r#"{"a":[]}"#).is_err());

@@ -4,6 +4,7 @@
 //! exists here. It reports over its standard input, a pipe to its parent, when it is ready; until
 //! then its messages go where the parent's go.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -11,7 +12,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::unistd::{self, Gid, Uid};
 use rustix::fs::{FlockOperation, Mode};
+use rustix::mm::{MlockAllFlags, mlockall};
+
+use crate::machine::spec::{MemoryLock, ProcessSpec, RunAs};
 
 /// Set for the daemon; its value is the parent's process id, so that one inherited from elsewhere
 /// means nothing.
@@ -28,6 +33,14 @@ pub enum ProcessError {
     LockPidFile(#[source] io::Error),
     #[error("cannot create PID file: Failed to write pid file: {}", words(.0))]
     WritePidFile(#[source] io::Error),
+    #[error("locking memory failed: {}", words(.0))]
+    LockMemory(#[source] io::Error),
+    #[error("chroot failed: {}", words(.0))]
+    ChangeRoot(#[source] io::Error),
+    #[error("Failed to {call}: {}", words(.source))]
+    ChangeUser { call: String, source: io::Error },
+    #[error("Dropping privileges failed")]
+    KeptPrivileges,
 }
 
 /// The words of an operating system's error, without Rust's number.
@@ -88,15 +101,21 @@ fn spawn() -> io::Result<i32> {
 }
 
 impl Readiness {
-    /// Tell the parent, and leave its terminal and directory.
-    pub fn announce(self) -> Result<(), ProcessError> {
-        if self.daemon { self.detach().map_err(ProcessError::Daemonize) } else { Ok(()) }
+    /// Keep to what the command line allows the machine; then tell the parent, and leave its
+    /// terminal and directory.
+    pub fn announce(self, spec: &ProcessSpec) -> Result<(), ProcessError> {
+        // A new root may have no such file.
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        confine(spec)?;
+        if !self.daemon {
+            return Ok(());
+        }
+        null.and_then(|null| self.detach(null)).map_err(ProcessError::Daemonize)
     }
 
-    fn detach(self) -> io::Result<()> {
+    fn detach(self, null: File) -> io::Result<()> {
         std::env::set_current_dir("/")?;
         rustix::process::umask(Mode::from_raw_mode(0o027));
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         // Both streams are let go before the report: a parent's parent may wait for their end.
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
@@ -105,6 +124,45 @@ impl Readiness {
         rustix::stdio::dup2_stdin(&null)?;
         Ok(())
     }
+}
+
+/// Lock memory, change the root directory, and be another user.
+fn confine(spec: &ProcessSpec) -> Result<(), ProcessError> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    let locked = match spec.memory_lock {
+        MemoryLock::None => Ok(()),
+        MemoryLock::Touched => mlockall(all | MlockAllFlags::ONFAULT),
+        MemoryLock::All => mlockall(all),
+    };
+    locked.map_err(|error| ProcessError::LockMemory(error.into()))?;
+    if let Some(root) = &spec.root {
+        rustix::process::chroot(root).map_err(|error| ProcessError::ChangeRoot(error.into()))?;
+        std::env::set_current_dir("/").map_err(ProcessError::ChangeRoot)?;
+    }
+    spec.user.as_ref().map_or(Ok(()), become_user)
+}
+
+/// For all threads of the process, for good.
+fn become_user(user: &RunAs) -> Result<(), ProcessError> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let failed = |call: String| {
+        move |error: nix::Error| ProcessError::ChangeUser { call, source: error.into() }
+    };
+    unistd::setgid(gid).map_err(failed(format!("setgid({gid})")))?;
+    match &user.name {
+        Some(name) => {
+            // A name from the system's own list has no zero byte in it.
+            let owned = CString::new(name.as_str()).unwrap_or_default();
+            let call = format!("initgroups(\"{name}\", {gid})");
+            unistd::initgroups(&owned, gid).map_err(failed(call))?;
+        }
+        None => unistd::setgroups(&[gid]).map_err(failed(format!("setgroups(1, [{gid}])")))?,
+    }
+    unistd::setuid(uid).map_err(failed(format!("setuid({uid})")))?;
+    if !uid.is_root() && unistd::setuid(Uid::from_raw(0)).is_ok() {
+        return Err(ProcessError::KeptPrivileges);
+    }
+    Ok(())
 }
 
 /// A file with this process's number, locked; removed when dropped.

@@ -7,9 +7,10 @@ use super::opts::Opts;
 use super::{OptionError, Step, options, refused, value};
 use crate::machine::message::{PanicAction, RebootAction, ShutdownAction};
 use crate::machine::spec::{
-    Actions, DescriptorSpec, LOG_ITEMS, LOG_ITEMS_UNAVAILABLE, MachineSpec, RtcBase, RtcClock,
-    WatchdogAction,
+    Actions, DescriptorSpec, LOG_ITEMS, LOG_ITEMS_UNAVAILABLE, MachineSpec, MemoryLock, RtcBase,
+    RtcClock, RunAs, WatchdogAction, is_log_name,
 };
+use crate::sandbox::Sandbox;
 
 /// Take an option.
 pub fn option(
@@ -52,8 +53,7 @@ pub fn option(
         "daemonize" => spec.process.daemonize = true,
         "d" => return log_items(text, spec),
         "D" => {
-            let (before, after) = text.split_once("%d").unwrap_or((text, ""));
-            if before.contains('%') || after.contains('%') {
+            if !is_log_name(text) {
                 return refused(format!("Bad logfile template: {text}"));
             }
             spec.log.file = Some(text.into());
@@ -61,22 +61,22 @@ pub fn option(
         "dfilter" => {
             spec.log.filter = text.split(',').map(address_range).collect::<Result<_, _>>()?;
         }
-        "sandbox" => {
-            let mut opts = Opts::parse(text, Some("enable"));
-            if opts.take_switch("enable")?.unwrap_or(false) {
-                return refused("system calls cannot be filtered; only -sandbox off");
-            }
-            opts.finish()?;
-        }
-        "overcommit" => {
-            let mut opts = Opts::parse(text, None);
-            for name in ["mem-lock", "cpu-pm"] {
-                if opts.take(name).is_some_and(|value| value != "off") {
-                    return refused(format!("only {name}=off is available"));
+        "sandbox" => spec.process.sandbox = sandbox(text)?,
+        "run-with" => run_with(text, spec, warnings)?,
+        "overcommit" => overcommit(text, spec, warnings)?,
+        "watchdog-action" => actions(&format!("watchdog={text}"), &mut spec.actions)?,
+        "audiodev" => {
+            let mut opts = Opts::parse_or_json(text, "driver")?;
+            let (driver, id) = (opts.take("driver"), opts.take("id"));
+            match (driver.as_deref(), id) {
+                (_, None) => return Err(OptionError::Missing { name: "id".into() }),
+                (None, _) => return Err(OptionError::Missing { name: "driver".into() }),
+                (Some("none"), Some(id)) => {
+                    value::identifier(&id)?;
+                    opts.finish()?;
                 }
+                _ => return refused("the machine has no sound device; only driver=none"),
             }
-            opts.finish()?;
-            warnings.extend(opts.warnings);
         }
         "vga" => match text {
             "none" => {}
@@ -115,9 +115,89 @@ pub fn option(
     Ok(Step::Next)
 }
 
+/// `-sandbox`
+fn sandbox(text: &str) -> Result<Option<Sandbox>, OptionError> {
+    let mut opts = Opts::parse(text, Some("enable"));
+    let on = opts.take_switch("enable")?.unwrap_or(false);
+    let names = ["obsolete", "elevateprivileges", "spawn", "resourcecontrol"];
+    let [obsolete, privileges, spawn, resources] = names.map(|name| (name, opts.take(name)));
+    opts.finish()?;
+    if !on {
+        return Ok(None);
+    }
+    let denied = |(name, value): (&str, Option<String>), default| match value.as_deref() {
+        None => Ok(default),
+        Some("deny") => Ok(true),
+        Some("allow") => Ok(false),
+        // Nothing in the sandbox gains privileges by executing something, with or without this.
+        Some("children") if name == "elevateprivileges" => Ok(true),
+        Some(_) => refused(format!("invalid argument for {name}")),
+    };
+    Ok(Some(Sandbox {
+        obsolete: denied(obsolete, true)?,
+        privileges: denied(privileges, false)?,
+        spawn: denied(spawn, false)?,
+        resources: denied(resources, false)?,
+    }))
+}
+
+/// `-run-with`
+fn run_with(
+    text: &str,
+    spec: &mut MachineSpec,
+    warnings: &mut Vec<String>,
+) -> Result<(), OptionError> {
+    let mut opts = Opts::parse(text, None);
+    if opts.take_switch("async-teardown")?.unwrap_or(false) {
+        return refused("memory is torn down with the process; only async-teardown=off");
+    }
+    let (root, user) = (opts.take("chroot"), opts.take("user"));
+    opts.finish()?;
+    warnings.extend(opts.warnings);
+    if let Some(root) = root {
+        spec.process.root = Some(root.into());
+    }
+    if let Some(user) = user {
+        let found = RunAs::find(&user).ok_or_else(|| {
+            let sentence = format!("User \"{text}\" doesn't exist (and is not <uid>:<gid>)");
+            OptionError::Refused(sentence)
+        })?;
+        spec.process.user = Some(found);
+    }
+    Ok(())
+}
+
+/// `-overcommit`
+fn overcommit(
+    text: &str,
+    spec: &mut MachineSpec,
+    warnings: &mut Vec<String>,
+) -> Result<(), OptionError> {
+    let mut opts = Opts::parse(text, None);
+    if opts.take_switch("cpu-pm")?.unwrap_or(false) {
+        return refused("the guest does not run on the host's CPUs itself; only cpu-pm=off");
+    }
+    let lock = opts.take("mem-lock");
+    opts.finish()?;
+    warnings.extend(opts.warnings);
+    spec.process.memory_lock = match lock.as_deref() {
+        None => return Ok(()),
+        Some("on") => MemoryLock::All,
+        Some("on-fault") => MemoryLock::Touched,
+        Some("off") => MemoryLock::None,
+        Some(_) => {
+            return refused("parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'");
+        }
+    };
+    Ok(())
+}
+
 /// `-display`.
 pub fn display(text: &str) -> Result<(), OptionError> {
-    let opts = Opts::parse_keyval(text, "type")?;
+    let opts = match text.starts_with('{') {
+        true => Opts::parse_json(text)?,
+        false => Opts::parse_keyval(text, "type")?,
+    };
     let kind = opts.get("type").unwrap_or_default();
     match kind.split('=').next().unwrap_or_default() {
         "none" => match opts.items.iter().find(|(key, _)| key != "type") {

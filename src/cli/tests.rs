@@ -242,7 +242,20 @@ fn refusals_of_our_own() {
         ("-d foo", "unknown log item 'foo' (valid: all, out_asm, in_asm,"),
         ("-display gtk", "Display 'gtk' is not available; there is only -display none"),
         ("-display foo", "Parameter 'type' does not accept value 'foo' (valid: none)"),
-        ("-sandbox on", "system calls cannot be filtered; only -sandbox off"),
+        ("-sandbox on,spawn=maybe", "invalid argument for spawn"),
+        ("-sandbox on,foo=bar", "Invalid parameter 'foo'"),
+        ("-sandbox maybe", "Parameter 'enable' expects 'on' or 'off'"),
+        ("-run-with foo=bar", "Invalid parameter 'foo'"),
+        ("-run-with user=no:body", "User \"user=no:body\" doesn't exist (and is not <uid>:<gid>)"),
+        (
+            "-overcommit mem-lock=maybe",
+            "parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'",
+        ),
+        (
+            "-watchdog-action x",
+            "Parameter 'watchdog' does not accept value 'x' (valid: reset, shutdown, poweroff, pause, debug, none, inject-nmi)",
+        ),
+        ("-audiodev none", "Parameter 'id' is missing"),
         ("-chardev foo,id=a", "'foo' is not a valid char driver name (valid: file, mux, null,"),
         ("-chardev null,id=1a", "Parameter 'id' expects an identifier (letters, digits,"),
         (

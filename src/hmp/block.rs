@@ -1,6 +1,7 @@
 //! `info block`, `info blockstats`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::command::Call;
 use crate::block::accounting::IoStatus;
@@ -9,10 +10,17 @@ use crate::qmp::commands::block::{
     BlockDeviceInfo, BlockInfo, QueryBlock, QueryBlockstats, QueryNamedBlockNodes,
 };
 use crate::qmp::error::QmpError;
+use crate::qmp::link::Services;
 
 type Outcome = Result<(), QmpError>;
 
 // Writing to a String cannot fail, so results of `writeln!` below are dropped.
+
+/// Names of drives.
+pub(super) async fn devices(services: &Arc<Services>) -> Vec<String> {
+    let names = services.info.drives.iter().map(|drive| drive.device.clone());
+    names.filter(|name| !name.is_empty()).collect()
+}
 
 pub(super) async fn block(call: &mut Call) -> Outcome {
     let wanted = call.arguments.text("device").map(str::to_owned);

@@ -1,13 +1,16 @@
 //! Commands that act on the machine or on the monitor, and help.
 
+use std::fmt::Write;
+
 use super::arguments;
 use super::command::{Action, Call, HmpCommand};
 use super::table::COMMANDS;
-use crate::machine::spec::LOG_ITEMS;
+use crate::machine::log;
+use crate::machine::spec::{LOG_ITEMS, is_log_name};
 use crate::qmp::command::Command;
 use crate::qmp::commands::{machine, status};
 use crate::qmp::error::QmpError;
-use crate::qmp::link::SetLogMask;
+use crate::qmp::link::SetLog;
 
 type Outcome = Result<(), QmpError>;
 
@@ -44,13 +47,31 @@ pub(super) async fn cpu(call: &mut Call) -> Outcome {
 }
 
 pub(super) async fn log(call: &mut Call) -> Outcome {
-    match SetLogMask::parse(call.arguments.text("items").unwrap_or_default()) {
+    match SetLog::parse(call.arguments.text("items").unwrap_or_default()) {
         Ok(items) => match call.services.link.log.send(items) {
             true => Ok(()),
             false => Err(QmpError::generic("The log has failed")),
         },
         Err(_) => {
             log_items(&mut call.out);
+            Ok(())
+        }
+    }
+}
+
+pub(super) async fn logfile(call: &mut Call) -> Outcome {
+    let name = call.arguments.text("filename").unwrap_or_default();
+    if !is_log_name(name) {
+        let _ = writeln!(call.out, "Bad logfile template: {name}");
+        return Ok(());
+    }
+    match log::create(name) {
+        Ok(file) => match call.services.link.log.send(SetLog::Output(file)) {
+            true => Ok(()),
+            false => Err(QmpError::generic("The log has failed")),
+        },
+        Err(error) => {
+            let _ = writeln!(call.out, "{error}");
             Ok(())
         }
     }

@@ -2,6 +2,7 @@
 //! `crate::qmp`, and renders the replies; it decides nothing itself.
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod arguments;
 mod block;
 mod chardev;

@@ -5,7 +5,7 @@ use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
-    block, chardev, control, descriptors, dirty_rate, inspect, memory, migration,
+    address, block, chardev, control, descriptors, dirty_rate, inspect, memory, migration,
     migration_settings, objects, qom, tree,
 };
 
@@ -44,10 +44,14 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "closefd", [required("fdname", Kind::Text)], "name", "close a descriptor that getfd has taken in" => run!(descriptors::closefd);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
+    "dumpdtb", [required("filename", Kind::File)], "filename", "write the device tree to a file" => run!(tree::dumpdtb);
     "getfd", [required("fdname", Kind::Text)], "name", "give a name to the descriptor that came with this command" => run!(descriptors::getfd);
+    "gpa2hva", [required("addr", Kind::Long)], "addr", "show where the emulator has a physical address" => run!(address::gpa2hva);
+    "gva2gpa", [required("addr", Kind::Long)], "addr", "show the physical address behind a virtual one of the chosen CPU" => run!(address::gva2gpa);
     "help|?", [optional("name", Kind::Rest).a_command()], "[cmd]", "list the commands, or explain one" => run!(control::help);
     "info", [], "[subcommand]", "show one aspect of the machine" => Action::Table(INFO);
     "log", [required("items", Kind::Text)], "item1[,...]", "log these items from now on ('log help' lists them)" => run!(control::log);
+    "logfile", [required("filename", Kind::File)], "filename", "write the log to this file from now on (%d in its name: the process's number)" => run!(control::logfile);
     "memsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write virtual memory of the chosen CPU to a file" => run!(memory::memsave);
     "migrate", [required("detach", Kind::Flag('d')), required("resume", Kind::Flag('r')), required("uri", Kind::Text)], "[-d] [-r] uri", "migrate to a URI (-d: do not wait for the end; -r: resume a paused postcopy)" => run!(migration::migrate);
     "migrate_cancel", [], "", "cancel the migration" => run!(migration::cancel);
@@ -70,6 +74,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "ringbuf_write", [required("device", Kind::Text).among(names!(chardev::rings)), required("data", Kind::Text)], "device data", "put text into a ring buffer" => run!(chardev::ringbuf_write);
     "set_vcpu_dirty_limit", [required("dirty_rate", Kind::Long), optional("cpu_index", Kind::Long)], "dirty_rate [cpu_index]", "let a CPU, or every CPU, write at most so many MiB a second" => run!(dirty_rate::set_limit);
     "stop|s", [], "", "pause the guest" => run!(control::stop);
+    "sum", [required("start", Kind::Int), required("size", Kind::Int)], "addr size", "add up physical memory, as a check" => run!(address::sum);
     "system_powerdown", [], "", "ask the guest to power down" => run!(control::system_powerdown);
     "system_reset", [], "", "reset the machine" => run!(control::system_reset);
     "x", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show virtual memory of the chosen CPU" => run!(memory::x);
@@ -78,7 +83,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
 
 /// What `info` shows.
 const INFO: &[HmpCommand] = commands! {
-    "block", [required("nodes", Kind::Flag('n')), required("verbose", Kind::Flag('v')), optional("device", Kind::Text)], "[-n] [-v] [device]", "drives (-n: nodes; -v: with their images)" => run!(block::block);
+    "block", [required("nodes", Kind::Flag('n')), required("verbose", Kind::Flag('v')), optional("device", Kind::Block).among(names!(block::devices))], "[-n] [-v] [device]", "drives (-n: nodes; -v: with their images)" => run!(block::block);
     "blockstats", [], "", "what drives have done" => run!(block::blockstats);
     "chardev", [], "", "character devices" => run!(inspect::chardev);
     "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);

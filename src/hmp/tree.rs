@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::command::Call;
 use crate::machine::message::{DeviceNode, MachineTree, MemoryNode, QueryTree};
 use crate::qmp::command::Command;
+use crate::qmp::commands::device_tree::Dumpdtb;
 use crate::qmp::commands::machine::QueryCpusFast;
 use crate::qmp::error::QmpError;
 
@@ -83,6 +84,13 @@ fn device(out: &mut String, indent: usize, node: &DeviceNode, brief: bool) {
     for (name, kind, devices) in &node.buses {
         bus(out, indent, (name, kind), devices, brief);
     }
+}
+
+pub(super) async fn dumpdtb(call: &mut Call) -> Outcome {
+    let filename = call.arguments.text("filename").unwrap_or_default().to_owned();
+    Dumpdtb { filename: filename.clone() }.run(&call.services).await?;
+    let _ = writeln!(call.out, "DTB dumped to '{filename}'");
+    Ok(())
 }
 
 pub(super) async fn roms(call: &mut Call) -> Outcome {

@@ -363,7 +363,11 @@ pub fn build(
     board.lifecycles.extend(blocks.iter().map(|node| Lifecycle::of("drive", node)));
     board.lifecycles.push(timers.lifecycle());
     let tree = Arc::new(match &plan {
-        Some(plan) => MachineTree { roms: plan.roms(), ..tree::describe(spec, &board.regions) },
+        Some(plan) => MachineTree {
+            roms: plan.roms(),
+            device_tree: plan.tree.to_blob(),
+            ..tree::describe(spec, &board.regions)
+        },
         None => MachineTree::default(),
     });
     let bus = Arc::new(Bus::new(std::mem::take(&mut board.regions)));

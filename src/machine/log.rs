@@ -15,15 +15,22 @@ use crate::cpu::hart::Hart;
 use crate::cpu::vcpu::{LogTraps, ObserveExecution, ObserveTranslation, Vcpu};
 use crate::jit::disassemble;
 use crate::jit::engine::{EntryObserver, Observer, Translated};
-use crate::qmp::link::SetLogMask;
+use crate::qmp::error::os_words;
+use crate::qmp::link::SetLog;
 use crate::report;
 
 /// The log file cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("Error opening logfile {path}: {source}")]
+#[error("Error opening logfile {path}: {}", os_words(.source))]
 pub struct LogError {
     path: String,
     source: io::Error,
+}
+
+/// Create the file that a name stands for, in which `%d` is the process's number.
+pub fn create(name: &str) -> Result<File, LogError> {
+    let path = name.replace("%d", &std::process::id().to_string());
+    File::create(&path).map_err(|source| LogError { path, source })
 }
 
 /// Where log lines go.
@@ -41,6 +48,13 @@ impl Sink {
     pub fn write(&self, text: &str) {
         let mut out = self.0.lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+impl Sink {
+    /// Write elsewhere from now on.
+    fn redirect(&self, out: Box<dyn Write + Send>) {
+        *self.0.lock() = out;
     }
 }
 
@@ -77,10 +91,7 @@ impl Log {
     pub fn open(spec: &LogSpec) -> Result<Self, LogError> {
         let out: Box<dyn Write + Send> = match &spec.file {
             None => Box::new(io::stderr()),
-            Some(path) => Box::new(
-                File::create(path.to_string_lossy().replace("%d", &std::process::id().to_string()))
-                    .map_err(|source| LogError { path: path.display().to_string(), source })?,
-            ),
+            Some(path) => Box::new(create(&path.to_string_lossy())?),
         };
         let sink = Sink(Arc::new(Mutex::new(out)));
         subscribe(&sink, &spec.items);
@@ -88,13 +99,16 @@ impl Log {
     }
 
     /// Set every vCPU up for the items of the command line; the outlet for changes of them.
-    pub fn attach(&self, vcpus: &[Addr<Vcpu>]) -> Outlet<SetLogMask> {
+    pub fn attach(&self, vcpus: &[Addr<Vcpu>]) -> Outlet<SetLog> {
         let vcpus = vcpus.to_vec();
         let (sink, filter) = (self.sink.clone(), self.filter.clone());
         apply(&vcpus, &sink, &filter, &self.items);
-        Outlet::fold(move |SetLogMask(items)| {
-            ENABLED.set(&items);
-            apply(&vcpus, &sink, &filter, &items);
+        Outlet::fold(move |change| match change {
+            SetLog::Items(items) => {
+                ENABLED.set(&items);
+                apply(&vcpus, &sink, &filter, &items);
+            }
+            SetLog::Output(file) => sink.redirect(Box::new(file)),
         })
     }
 }

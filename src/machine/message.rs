@@ -214,6 +214,36 @@ pub struct ReadMemory {
     pub physical: bool,
 }
 
+/// The physical address behind a virtual one, for loads of a CPU as it stands; `None` where nothing
+/// is mapped.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Option<u64>, VmError>")]
+pub struct TranslateVirtual {
+    pub cpu: u32,
+    pub addr: u64,
+}
+
+/// What is at a physical address.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<MemoryPlace, VmError>")]
+pub struct LocateMemory {
+    pub addr: u64,
+}
+
+/// Answer to `LocateMemory`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryPlace {
+    Nowhere,
+    /// A device, or memory that is one.
+    NotRam,
+    Ram {
+        /// Its name.
+        region: String,
+        /// Where this process has it.
+        host: u64,
+    },
+}
+
 /// A node of `info qtree`/`info mtree`, made once by `machine::build`.
 #[derive(Debug, Clone, Default)]
 pub struct MachineTree {
@@ -223,6 +253,8 @@ pub struct MachineTree {
     pub devices: Vec<DeviceNode>,
     /// Images loaded into guest memory, for `info roms`.
     pub roms: Vec<RomNode>,
+    /// The device tree as a blob; empty where there is none.
+    pub device_tree: Vec<u8>,
 }
 
 /// A memory region of `info mtree`.

@@ -13,6 +13,7 @@ use crate::objects::authz::Authz;
 use crate::objects::memory::{MemoryDefaults, MemorySpec};
 use crate::objects::options::X509Options;
 use crate::objects::secret::SecretOptions;
+use crate::sandbox::Sandbox;
 
 /// Bytes of RAM when `-m` is not given.
 pub const DEFAULT_RAM_SIZE: u64 = 128 << 20;
@@ -537,4 +538,53 @@ pub struct ProcessSpec {
     pub daemonize: bool,
     /// `-nographic`: serial port and monitor share standard input and output.
     pub nographic: bool,
+    /// `-sandbox on`
+    pub sandbox: Option<Sandbox>,
+    /// `-run-with chroot=`
+    pub root: Option<PathBuf>,
+    /// `-run-with user=`
+    pub user: Option<RunAs>,
+    /// `-overcommit mem-lock=`
+    pub memory_lock: MemoryLock,
+}
+
+/// Who the process is once the machine is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunAs {
+    pub uid: u32,
+    pub gid: u32,
+    /// Whose further groups are to be joined.
+    pub name: Option<String>,
+}
+
+impl RunAs {
+    /// A user by name, or `uid:gid`.
+    pub fn find(text: &str) -> Option<Self> {
+        if let Ok(Some(user)) = nix::unistd::User::from_name(text) {
+            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+            return Some(Self { uid, gid, name: Some(user.name) });
+        }
+        let number = |text: &str| {
+            let value = crate::cli::value::uint(text)?;
+            u32::try_from(value).ok().filter(|value| *value != u32::MAX)
+        };
+        let (uid, gid) = text.split_once(':')?;
+        Some(Self { uid: number(uid)?, gid: number(gid)?, name: None })
+    }
+}
+
+/// What is kept from being swapped out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MemoryLock {
+    #[default]
+    None,
+    /// What has been touched.
+    Touched,
+    All,
+}
+
+/// Whether a log file can be called so: one `%d`, which is the process's number, and no other `%`.
+pub fn is_log_name(name: &str) -> bool {
+    let (before, after) = name.split_once("%d").unwrap_or((name, ""));
+    !before.contains('%') && !after.contains('%')
 }

@@ -60,6 +60,6 @@ pub(super) fn describe(spec: &MachineSpec, regions: &[Region]) -> MachineTree {
     MachineTree {
         memory: regions.iter().map(node).chain([ram]).collect(),
         devices,
-        roms: Vec::new(),
+        ..MachineTree::default()
     }
 }

@@ -27,7 +27,9 @@ use crate::actors::message::{ActorFailed, Pause, Reset, Resume, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::block::message::BlockFailed;
 use crate::block::node::Ownership;
-use crate::cpu::vcpu::{HartStart, ReadVirtual, ResetHart, SnapshotHart, VcpuThread};
+use crate::cpu::vcpu::{
+    HartStart, ReadVirtual, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
+};
 
 /// How long a peer may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +44,7 @@ pub struct VcpuLink {
     pub reset: Recipient<ResetHart>,
     pub snapshot: Recipient<SnapshotHart>,
     pub read: Recipient<ReadVirtual>,
+    pub translate: Recipient<TranslateAddress>,
     pub terminate: Recipient<Terminate>,
     /// The host's id of its thread.
     pub thread_id: Arc<AtomicU32>,
@@ -56,6 +59,7 @@ impl From<&VcpuThread> for VcpuLink {
             reset: addr.clone().recipient(),
             snapshot: addr.clone().recipient(),
             read: addr.clone().recipient(),
+            translate: addr.clone().recipient(),
             terminate: addr.clone().recipient(),
             thread_id: Arc::clone(&vcpu.thread_id),
         }
@@ -503,6 +507,37 @@ impl Handler<ReadMemory> for Vm {
             }
             ask(vcpu?.read.send(ReadVirtual { addr, len }), "the vCPU").await?
         })
+    }
+}
+
+impl Handler<TranslateVirtual> for Vm {
+    type Result = ResponseFuture<Result<Option<u64>, VmError>>;
+
+    fn handle(&mut self, message: TranslateVirtual, _: &mut Self::Context) -> Self::Result {
+        let TranslateVirtual { cpu, addr } = message;
+        let request = self.vcpu(cpu).map(|vcpu| vcpu.translate.send(TranslateAddress { addr }));
+        Box::pin(async move { ask(request?, "the vCPU").await })
+    }
+}
+
+impl Handler<LocateMemory> for Vm {
+    type Result = Result<MemoryPlace, VmError>;
+
+    fn handle(
+        &mut self,
+        LocateMemory { addr }: LocateMemory,
+        _: &mut Self::Context,
+    ) -> Self::Result {
+        let holds = |region: &&MemoryNode| (region.start..=region.end_inclusive).contains(&addr);
+        let Some(region) = self.parts.tree.memory.iter().find(holds) else {
+            return Ok(MemoryPlace::Nowhere);
+        };
+        if region.kind != "ram" {
+            return Ok(MemoryPlace::NotRam);
+        }
+        let ram = &self.parts.ram;
+        let host = ram.host(addr, 1).map_err(|error| ram.unreadable(&error, addr))?;
+        Ok(MemoryPlace::Ram { region: region.name.clone(), host: host as u64 })
     }
 }
 

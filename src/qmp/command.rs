@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    backends, block, chardev, descriptors, dirty_rate, human, introspect, machine, memory,
-    migration, migration_settings, migration_start, objects, preconfig, qom, status,
+    backends, block, chardev, descriptors, device_tree, dirty_rate, human, introspect, machine,
+    memory, migration, migration_settings, migration_start, objects, preconfig, qom, status,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -86,6 +86,7 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<descriptors::Getfd>(),
         entry::<descriptors::QueryFdsets>(),
         entry::<descriptors::RemoveFd>(),
+        entry::<device_tree::Dumpdtb>(),
         entry::<dirty_rate::CalcDirtyRate>(),
         entry::<dirty_rate::CancelVcpuDirtyLimit>(),
         entry::<dirty_rate::QueryDirtyRate>(),

@@ -1,6 +1,7 @@
 //! What the monitors hold of the machine: the recipients of the Vm's messages and the facts that
 //! do not change while it runs. Tests put mocks behind each recipient.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,13 +37,15 @@ pub struct MachineLink {
     pub query_hart: Recipient<vm::QueryHart>,
     pub read_memory: Recipient<vm::ReadMemory>,
     pub query_tree: Recipient<vm::QueryTree>,
+    pub translate: Recipient<vm::TranslateVirtual>,
+    pub locate_memory: Recipient<vm::LocateMemory>,
     pub subscribe: Recipient<vm::SubscribeEvents>,
-    pub log: Outlet<SetLogMask>,
+    pub log: Outlet<SetLog>,
 }
 
 impl MachineLink {
     /// The link to an actor that handles every one of these messages.
-    pub fn to<A>(machine: &actix::Addr<A>, log: Outlet<SetLogMask>) -> Self
+    pub fn to<A>(machine: &actix::Addr<A>, log: Outlet<SetLog>) -> Self
     where
         A: actix::Actor<Context = actix::Context<A>>
             + actix::Handler<vm::QueryStatus>
@@ -56,6 +59,8 @@ impl MachineLink {
             + actix::Handler<vm::QueryHart>
             + actix::Handler<vm::ReadMemory>
             + actix::Handler<vm::QueryTree>
+            + actix::Handler<vm::TranslateVirtual>
+            + actix::Handler<vm::LocateMemory>
             + actix::Handler<vm::SubscribeEvents>,
     {
         Self {
@@ -70,23 +75,30 @@ impl MachineLink {
             query_hart: machine.clone().recipient(),
             read_memory: machine.clone().recipient(),
             query_tree: machine.clone().recipient(),
+            translate: machine.clone().recipient(),
+            locate_memory: machine.clone().recipient(),
             subscribe: machine.clone().recipient(),
             log,
         }
     }
 }
 
-/// Monitor → whoever logs: log these items of `LOG_ITEMS` from now on, and no others.
-#[derive(Debug, Clone, PartialEq, Eq, Message)]
+/// Monitor → whoever logs.
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct SetLogMask(pub Vec<&'static str>);
+pub enum SetLog {
+    /// Log these items of `LOG_ITEMS` from now on, and no others.
+    Items(Vec<&'static str>),
+    /// Log into this from now on.
+    Output(File),
+}
 
-impl SetLogMask {
+impl SetLog {
     /// Parse a comma-separated list (`all` is every item); `none` alone clears all. The error is the first item that
     /// is not known.
     pub fn parse(list: &str) -> Result<Self, String> {
         if list == "none" {
-            return Ok(Self(Vec::new()));
+            return Ok(Self::Items(Vec::new()));
         }
         let mut items = Vec::new();
         for word in list.split(',') {
@@ -99,7 +111,7 @@ impl SetLogMask {
         }
         items.sort_unstable();
         items.dedup();
-        Ok(Self(items))
+        Ok(Self::Items(items))
     }
 }
 

@@ -46,12 +46,18 @@ pub struct Setup {
     terminal: bool,
 }
 
-/// The program with these words, split at white space.
+/// What every machine is given: it keeps to what an emulator needs.
+const SANDBOX: [&str; 2] = ["-sandbox", "on"];
+
+/// The program with these words, split at white space, in its sandbox.
 pub fn machine(words: &str) -> Setup {
+    let words: Vec<_> = words.split_whitespace().map(OsString::from).collect();
+    // No word at all means something of its own.
+    let sandbox = SANDBOX.into_iter().filter(|_| !words.is_empty()).map(OsString::from);
     Setup {
         program: env!("CARGO_BIN_EXE_understudy").into(),
         dir: tempfile::tempdir().expect("a temporary directory"),
-        words: words.split_whitespace().map(OsString::from).collect(),
+        words: sandbox.chain(words).collect(),
         terminal: false,
     }
 }
@@ -75,9 +81,12 @@ impl Setup {
         self
     }
 
-    /// Run another program: QEMU.
+    /// Run another program, as it is: QEMU.
     pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
         self.program = program.as_ref().to_owned();
+        if self.words.starts_with(&SANDBOX.map(OsString::from)) {
+            self.words.drain(..SANDBOX.len());
+        }
         self
     }
 

@@ -160,6 +160,14 @@ answers! {
         bytes.map(<[u8]>::to_vec).ok_or(VmError("no memory here".into()))
     };
     QueryTree, |vm, _| Ok(Arc::clone(&vm.tree));
+    TranslateVirtual, |_vm, TranslateVirtual { addr, .. }| {
+        Ok((addr < 0x1000).then_some(addr).or((addr >= RAM_BASE).then(|| addr - RAM_BASE)))
+    };
+    LocateMemory, |_vm, LocateMemory { addr }| Ok(match addr {
+        0 => MemoryPlace::Nowhere,
+        1..RAM_BASE => MemoryPlace::NotRam,
+        _ => MemoryPlace::Ram { region: "ram".into(), host: addr + 0x10 },
+    });
     SubscribeEvents, |vm, SubscribeEvents(listener)| vm.listeners.push(listener);
 }
 

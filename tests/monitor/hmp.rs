@@ -95,7 +95,11 @@ async fn echo() {
 
 #[actix::test]
 async fn command_lines() {
-    let (_vm, monitor) = monitor(MockVm { state: RunState::Running, ..Default::default() });
+    let (_vm, monitor) = {
+        let mut vm = MockVm { state: RunState::Running, ..Default::default() };
+        vm.ram[..3].copy_from_slice(&[2, 4, 1]);
+        monitor(vm)
+    };
     run(
         &monitor,
         &[
@@ -128,6 +132,20 @@ async fn command_lines() {
             ("info registers 5", "CPU#5 not available\n"),
             ("info mem", "No translation or protection\n"),
             ("log int,in_asm", ""),
+            ("logfile a%b", "Bad logfile template: a%b\n"),
+            (
+                "logfile /nonexistent/x",
+                "Error opening logfile /nonexistent/x: No such file or directory\n",
+            ),
+            ("gva2gpa 0", "gpa: 0\n"),
+            ("gva2gpa 0x80000010", "gpa: 0x10\n"),
+            ("gva2gpa 0x2000", "Unmapped\n"),
+            ("gpa2hva 0", "No memory is mapped at address 0x0\n"),
+            ("gpa2hva 0x1000", "Memory at address 0x1000 is not RAM\n"),
+            ("gpa2hva 0x80000000", "Host virtual address for 0x80000000 (ram) is 0x80000010\n"),
+            ("sum 0 1", "00000\n"),
+            ("sum 0x80000000 3", "32771\n"),
+            ("dumpdtb x", "Error: This machine doesn't have an FDT\n"),
             ("help nosuch", "unknown command: 'nosuch'\n"),
             ("help info nosuch", "unknown command: 'info nosuch'\n"),
             ("help cont x", "cont|c  -- let the guest run\n"),
@@ -352,6 +370,7 @@ async fn trees() {
             RomNode { addr: 0x1000, size: 0x28, name: "mrom.reset".into() },
             RomNode { addr: 0x8000_0000, size: 0x42868, name: "fw.bin".into() },
         ],
+        ..Default::default()
     };
     let (_vm, monitor) = monitor(MockVm { tree: Arc::new(tree), ..Default::default() });
     run(

@@ -5,10 +5,12 @@ mod backends;
 mod bare;
 mod console;
 mod device_tree;
+mod confinement;
 mod greeter;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "tests/migration uses the rest")]
 mod harness;
+mod human;
 mod linux;
 mod migration_stream;
 #[path = "../oracle/mod.rs"]

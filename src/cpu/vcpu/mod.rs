@@ -83,6 +83,14 @@ pub struct ReadVirtual {
     pub len: u64,
 }
 
+/// The physical address behind a virtual one, for loads of the hart as it stands; `None` where
+/// nothing is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "Option<u64>")]
+pub struct TranslateAddress {
+    pub addr: u64,
+}
+
 /// Read a CSR, or write it, whatever the hart's mode; the value before, `None` when the hart has
 /// no such CSR or it is read-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
@@ -639,5 +647,18 @@ impl Handler<ReadVirtual> for Vcpu {
         let read = self.read_virtual(addr, len);
         self.hart.missing = waits_for;
         read
+    }
+}
+
+impl Handler<TranslateAddress> for Vcpu {
+    type Result = Option<u64>;
+
+    fn handle(&mut self, message: TranslateAddress, _: &mut Self::Context) -> Self::Result {
+        let TranslateAddress { addr } = message;
+        let waits_for = self.hart.missing.take();
+        let privilege = self.hart.data_privilege();
+        let found = mmu::translate(&mut self.hart, addr, Access::Load, privilege, true, true);
+        self.hart.missing = waits_for;
+        found.ok().map(|mapping| mapping.pa)
     }
 }

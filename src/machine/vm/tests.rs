@@ -68,6 +68,7 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         reset: mocks.reset.recipient(),
         snapshot: Probe::answering(|_| panic!("no snapshot in this test")).recipient(),
         read: Probe::answering(|_| Ok(vec![1])).recipient(),
+        translate: Probe::answering(|_| None).recipient(),
         terminate: Probe::new().recipient(),
         thread_id: Arc::default(),
     };

@@ -5,6 +5,7 @@ mod base64;
 pub mod block;
 pub mod chardev;
 pub mod descriptors;
+pub mod device_tree;
 pub mod dirty_rate;
 pub mod human;
 pub mod introspect;
