@@ -53,7 +53,8 @@ const SANDBOX: [&str; 2] = ["-sandbox", "on"];
 pub fn machine(words: &str) -> Setup {
     let words: Vec<_> = words.split_whitespace().map(OsString::from).collect();
     // No word at all means something of its own.
-    let sandbox = SANDBOX.into_iter().filter(|_| !words.is_empty()).map(OsString::from);
+    let is_bare = words.is_empty();
+    let sandbox = SANDBOX.into_iter().filter(|_| !is_bare).map(OsString::from);
     Setup {
         program: env!("CARGO_BIN_EXE_understudy").into(),
         dir: tempfile::tempdir().expect("a temporary directory"),

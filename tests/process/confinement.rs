@@ -33,8 +33,7 @@ fn the_sandbox() {
         let mut qmp = confined.qmp("qmp");
         assert_eq!(status(&confined, "Seccomp"), "2", "{words}");
         assert_eq!(status(&confined, "NoNewPrivs"), "1", "{words}");
-        qmp.send(command.to_string());
-        let answer = qmp.reply();
+        let answer = qmp.ask(&command);
         match refused {
             false => assert_eq!(answer, json!({"return": {}}), "{words}"),
             true => {
@@ -96,10 +95,8 @@ fn options_from_a_file() {
     let configured = machine(&words).file("file", config).start();
     let mut qmp = configured.qmp("qmp");
     let mut human = |line: &str| {
-        let command = json!({"execute": "human-monitor-command",
-            "arguments": {"command-line": line}});
-        qmp.send(command.to_string());
-        qmp.reply()["return"].as_str().expect("a text").to_owned()
+        let text = qmp.execute_with("human-monitor-command", json!({"command-line": line}));
+        text.as_str().expect("a text").to_owned()
     };
     assert_eq!(human("info name"), "a, b\r\n");
     assert!(human("info chardev").contains("ring: filename=ringbuf\r\n"));
