@@ -57,9 +57,10 @@ fn run(spec: MachineSpec) -> anyhow::Result<i32> {
         sandbox.enter()?;
     }
     let pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
-    let process = spec.process.clone();
-    let ready = || Ok(readiness.announce(&process)?);
-    let code = machine::run::run(spec, &machine::greeter::image(), ready);
+    let kept_to = spec.process.clone();
+    let confine = || Ok(process::confine(&kept_to)?);
+    let ready = || Ok(readiness.announce()?);
+    let code = machine::run::run(spec, &machine::greeter::image(), confine, ready);
     drop(pid_file);
     code
 }

@@ -61,18 +61,23 @@ pub enum Role {
 /// To be announced once the machine is there.
 #[derive(Debug)]
 pub struct Readiness {
-    daemon: bool,
+    /// A daemon's streams when it is ready.
+    null: Option<File>,
 }
 
 /// Start the daemon, if one is asked for and this is not it.
 pub fn start(daemonize: bool) -> Result<Role, ProcessError> {
     if !daemonize {
-        return Ok(Role::Machine(Readiness { daemon: false }));
+        return Ok(Role::Machine(Readiness { null: None }));
     }
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
     if std::env::var(DAEMON_VARIABLE).ok().is_some_and(|value| Some(value) == parent) {
         rustix::process::setsid().map_err(|error| ProcessError::Daemonize(error.into()))?;
-        return Ok(Role::Machine(Readiness { daemon: true }));
+        rustix::process::umask(Mode::from_raw_mode(0o027));
+        // The root directory that it will have may have no such file.
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = Some(null.map_err(ProcessError::Daemonize)?);
+        return Ok(Role::Machine(Readiness { null }));
     }
     spawn().map(Role::Parent).map_err(ProcessError::Daemonize)
 }
@@ -101,33 +106,25 @@ fn spawn() -> io::Result<i32> {
 }
 
 impl Readiness {
-    /// Keep to what the command line allows the machine; then tell the parent, and leave its
-    /// terminal and directory.
-    pub fn announce(self, spec: &ProcessSpec) -> Result<(), ProcessError> {
-        // A new root may have no such file.
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-        confine(spec)?;
-        if !self.daemon {
-            return Ok(());
-        }
-        null.and_then(|null| self.detach(null)).map_err(ProcessError::Daemonize)
-    }
-
-    fn detach(self, null: File) -> io::Result<()> {
-        std::env::set_current_dir("/")?;
-        rustix::process::umask(Mode::from_raw_mode(0o027));
-        // Both streams are let go before the report: a parent's parent may wait for their end.
-        rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
-        // A parent that is gone does not need to know.
-        let _ = rustix::io::write(io::stdin(), b"\0");
-        rustix::stdio::dup2_stdin(&null)?;
-        Ok(())
+    /// Tell the parent, and leave its terminal and directory.
+    pub fn announce(self) -> Result<(), ProcessError> {
+        self.null.map_or(Ok(()), detach).map_err(ProcessError::Daemonize)
     }
 }
 
+fn detach(null: File) -> io::Result<()> {
+    std::env::set_current_dir("/")?;
+    // Both streams are let go before the report: a parent's parent may wait for their end.
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    // A parent that is gone does not need to know.
+    let _ = rustix::io::write(io::stdin(), b"\0");
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(())
+}
+
 /// Lock memory, change the root directory, and be another user.
-fn confine(spec: &ProcessSpec) -> Result<(), ProcessError> {
+pub fn confine(spec: &ProcessSpec) -> Result<(), ProcessError> {
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
     let locked = match spec.memory_lock {
         MemoryLock::None => Ok(()),

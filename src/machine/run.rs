@@ -44,10 +44,12 @@ const STUCK: Duration = Duration::from_secs(1);
 /// How often something that is waited for is looked at.
 const STEP: Duration = Duration::from_millis(2);
 
-/// Run the machine of `spec`; `ready` is called once it can be talked to. The exit code.
+/// Run the machine of `spec`; `confine` is called when all of it is there and nobody can talk to it
+/// yet, `ready` once they can. The exit code.
 pub fn run(
     spec: MachineSpec,
     embedded_guest: &[u8],
+    confine: impl FnOnce() -> anyhow::Result<()>,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<i32> {
     let (_, isa) = IsaConfig::from_cpu_option(&spec.cpu)?;
@@ -59,7 +61,7 @@ pub fn run(
     }
     let logs = log::Log::open(&spec.log)?;
     let system = System::new();
-    system.block_on(machine(spec, Arc::new(isa), embedded_guest, logs, ready))
+    system.block_on(machine(spec, Arc::new(isa), embedded_guest, logs, confine, ready))
 }
 
 async fn machine(
@@ -67,6 +69,7 @@ async fn machine(
     isa: Arc<IsaConfig>,
     embedded_guest: &[u8],
     logs: log::Log,
+    confine: impl FnOnce() -> anyhow::Result<()>,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<i32> {
     let signals = Signals::watch()?;
@@ -148,9 +151,11 @@ async fn machine(
         machine.vm.send(power_on).await??;
         let listening = monitor.send(Listen(address)).await?;
         listening.map_err(|error| anyhow::anyhow!("{origin}: {}", error.desc))?;
+        confine()?;
         // Who sees a monitor's greeting may connect.
         serve(&monitor);
     } else {
+        confine()?;
         // They are told of everything from the start.
         serve(&monitor);
         if !spec.preconfig {

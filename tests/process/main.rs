@@ -3,9 +3,9 @@
 
 mod backends;
 mod bare;
+mod confinement;
 mod console;
 mod device_tree;
-mod confinement;
 mod greeter;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "tests/migration uses the rest")]
