@@ -22,3 +22,4 @@ pub mod signals;
 pub mod terminal;
 pub mod threads;
 pub mod tls;
+pub mod trace;

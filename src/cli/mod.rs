@@ -14,6 +14,7 @@ mod migration;
 mod models;
 mod options;
 pub(crate) mod opts;
+pub mod parameters;
 pub mod process;
 mod settings;
 pub(crate) mod value;

@@ -197,6 +197,11 @@ const OPTIONS: &[(&str, &[Row])] = &[
             row("d", "item[,item...]", "log these ('-d help' lists them)"),
             row("D", "FILE", "write the log to FILE, not to standard error"),
             row(
+                "trace",
+                "[[enable=]PATTERN][,events=FILE][,file=FILE]",
+                "switch trace events on ('-trace help' lists them), or those in FILE",
+            ),
+            row(
                 "dfilter",
                 "range[,range...]",
                 "log only code at these addresses: A..B, A+SIZE, A-SIZE",
@@ -213,6 +218,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
                  panic=pause|shutdown|exit-failure|none\n\
                  watchdog=reset|shutdown|poweroff|inject-nmi|pause|debug|none",
             ),
+            row("watchdog-action", "ACTION", "as -action watchdog=ACTION"),
             row("rtc", "[base=utc|localtime|DATE][,clock=host|rt|vm]", "the guest's clock"),
             row("msg", "[timestamp=on|off][,guest-name=on|off]", "how messages are written"),
             row("daemonize", "", "run in the background once ready"),
@@ -272,7 +278,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("snapshot", "", "temporary overlays are not available"),
             refused("spice|vnc", "value", "there is no graphical output; use -display none"),
             refused("tpmdev", "value", "the machine has no TPM"),
-            refused("trace", "value", "trace events are not available; '-d help' lists log items"),
             refused("usb", "", "the machine has no USB controller"),
             refused("usbdevice", "value", "the machine has no USB controller"),
             refused("xen-domid|xen-attach", "value", "Xen is not available"),

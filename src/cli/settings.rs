@@ -10,7 +10,9 @@ use crate::machine::spec::{
     Actions, DescriptorSpec, LOG_ITEMS, LOG_ITEMS_UNAVAILABLE, MachineSpec, MemoryLock, RtcBase,
     RtcClock, RunAs, WatchdogAction, is_log_name,
 };
+use crate::qmp::error::os_words;
 use crate::sandbox::Sandbox;
+use crate::trace;
 
 /// Take an option.
 pub fn option(
@@ -38,6 +40,8 @@ pub fn option(
         "no-reboot" => spec.actions.reboot = RebootAction::Shutdown,
         "no-shutdown" => spec.actions.shutdown = ShutdownAction::Pause,
         "action" => actions(text, &mut spec.actions)?,
+        "watchdog-action" => actions(&format!("watchdog={text}"), &mut spec.actions)?,
+        "trace" => return trace_events(text, spec, warnings),
         "rtc" => rtc(text, spec)?,
         "msg" => {
             let mut opts = Opts::parse(text, None);
@@ -64,7 +68,6 @@ pub fn option(
         "sandbox" => spec.process.sandbox = sandbox(text)?,
         "run-with" => run_with(text, spec, warnings)?,
         "overcommit" => overcommit(text, spec, warnings)?,
-        "watchdog-action" => actions(&format!("watchdog={text}"), &mut spec.actions)?,
         "audiodev" => {
             let mut opts = Opts::parse_or_json(text, "driver")?;
             let (driver, id) = (opts.take("driver"), opts.take("id"));
@@ -331,6 +334,44 @@ fn address_range(text: &str) -> Result<RangeInclusive<u64>, OptionError> {
     }
 }
 
+/// `-trace`.
+fn trace_events(
+    text: &str,
+    spec: &mut MachineSpec,
+    warnings: &mut Vec<String>,
+) -> Result<Step, OptionError> {
+    let mut opts = Opts::parse(text, Some("enable"));
+    let enable = opts.take("enable");
+    if matches!(enable.as_deref(), Some("help" | "?")) {
+        return Ok(Step::Print(trace::NAMES.iter().map(|name| format!("{name}\n")).collect()));
+    }
+    let events = opts.take("events");
+    if let Some(path) = opts.take("file") {
+        spec.log.file = Some(path.into());
+    }
+    opts.finish()?;
+    let mut patterns: Vec<_> = enable.into_iter().collect();
+    if let Some(path) = events {
+        let listed = std::fs::read_to_string(&path).map_err(|error| {
+            let reason = os_words(&error);
+            OptionError::Refused(format!("could not open trace events file '{path}': {reason}"))
+        })?;
+        let lines = listed.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+        patterns.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    for pattern in patterns {
+        let (name, on) = match pattern.strip_prefix('-') {
+            Some(name) => (name, false),
+            None => (pattern.as_str(), true),
+        };
+        match trace::states(name) {
+            Ok(_) => spec.log.trace.push((name.to_owned(), on)),
+            Err(_) => warnings.push(format!("warning: trace event '{name}' does not exist")),
+        }
+    }
+    Ok(Step::Next)
+}
+
 /// The text of `-d help`.
 fn log_help() -> String {
     let mut text = String::from("Log items (comma separated):\n");
@@ -345,12 +386,18 @@ fn log_items(text: &str, spec: &mut MachineSpec) -> Result<Step, OptionError> {
         return Ok(Step::Print(log_help()));
     }
     for word in text.split(',') {
+        if let Some(pattern) = word.strip_prefix("trace:") {
+            match trace::states(pattern) {
+                Ok(_) => spec.log.trace.push((pattern.to_owned(), true)),
+                Err(unknown) => return refused(unknown.to_string()),
+            }
+            continue;
+        }
         let names = LOG_ITEMS.iter().map(|(name, _)| *name);
         let matching: Vec<&'static str> =
             names.filter(|name| word == "all" || *name == word).collect();
         if matching.is_empty() {
-            let known = LOG_ITEMS_UNAVAILABLE.contains(&word) || word.starts_with("trace:");
-            let problem = match known {
+            let problem = match LOG_ITEMS_UNAVAILABLE.contains(&word) {
                 true => format!("log item '{word}' is not available"),
                 false => format!("unknown log item '{word}'"),
             };

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::actors::message::MmioFault;
+use crate::trace;
 
 /// A device as the bus sees it: `actors::cell::DeviceCell` implements this for every actor that
 /// handles `MmioRead` and `MmioWrite`.
@@ -58,14 +59,20 @@ impl Bus {
 
     /// Read `width` bytes (1, 2, 4, 8) at physical address `addr`.
     pub fn read(&self, addr: u64, width: u8) -> Result<u64, MmioFault> {
-        let read = self.find(addr, width).and_then(|(region, at)| region.target.read(at, width));
+        let read = self.find(addr, width).and_then(|(region, at)| {
+            let value = region.target.read(at, width)?;
+            trace::memory_region_ops_read(addr, value, width, &region.name);
+            Ok(value)
+        });
         read.inspect_err(|fault| self.log_refusal("read", addr, width, *fault))
     }
 
     /// Write the low `width` bytes (1, 2, 4, 8) of `value` at physical address `addr`.
     pub fn write(&self, addr: u64, width: u8, value: u64) -> Result<(), MmioFault> {
-        let written =
-            self.find(addr, width).and_then(|(region, at)| region.target.write(at, width, value));
+        let written = self.find(addr, width).and_then(|(region, at)| {
+            trace::memory_region_ops_write(addr, value, width, &region.name);
+            region.target.write(at, width, value)
+        });
         written.inspect_err(|fault| self.log_refusal("write", addr, width, *fault))
     }
 

@@ -13,6 +13,7 @@ mod descriptors;
 mod dirty_rate;
 pub mod expression;
 mod inspect;
+mod machine;
 mod memory;
 mod migration;
 mod migration_settings;

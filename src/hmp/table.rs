@@ -5,7 +5,7 @@ use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
-    address, block, chardev, control, descriptors, dirty_rate, inspect, memory, migration,
+    address, block, chardev, control, descriptors, dirty_rate, inspect, machine, memory, migration,
     migration_settings, objects, qom, tree,
 };
 
@@ -62,6 +62,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "migrate_set_capability", [required("capability", Kind::Text).among(names!(migration_settings::capabilities)), required("state", Kind::Switch)], "capability state", "switch a capability of migrations on or off" => run!(migration_settings::set_capability);
     "migrate_set_parameter", [required("parameter", Kind::Text).among(names!(migration_settings::parameters)), required("value", Kind::Text)], "parameter value", "set a parameter of migrations" => run!(migration_settings::set_parameter);
     "migrate_start_postcopy", [], "", "let the guest move now, and its memory follow (needs postcopy-ram at both ends from the start)" => run!(migration::start_postcopy);
+    "nmi", [], "", "send a non-maskable interrupt" => run!(machine::nmi);
     "object_add", [required("object", Kind::Rest).among(names!(objects::types))], "[qom-type=]type,id=str[,prop=value][,...]", "make an object" => run!(objects::object_add);
     "object_del", [required("id", Kind::Text).among(names!(objects::ids))], "id", "remove an object" => run!(objects::object_del);
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
@@ -77,6 +78,9 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "sum", [required("start", Kind::Int), required("size", Kind::Int)], "addr size", "add up physical memory, as a check" => run!(address::sum);
     "system_powerdown", [], "", "ask the guest to power down" => run!(control::system_powerdown);
     "system_reset", [], "", "reset the machine" => run!(control::system_reset);
+    "system_wakeup", [], "", "wake the guest up" => run!(machine::system_wakeup);
+    "trace-event", [required("name", Kind::Text).among(names!(machine::trace_names)), required("option", Kind::Switch), optional("vcpu", Kind::Int)], "name on|off [vcpu]", "switch a trace event, or those that match a pattern" => run!(machine::trace_event);
+    "watchdog_action", [required("action", Kind::Text)], "[reset|shutdown|poweroff|pause|debug|none|inject-nmi]", "what happens when a watchdog's time is up" => run!(machine::watchdog_action);
     "x", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show virtual memory of the chosen CPU" => run!(memory::x);
     "xp", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show physical memory" => run!(memory::xp);
 };
@@ -89,6 +93,7 @@ const INFO: &[HmpCommand] = commands! {
     "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);
     "dirty_rate", [], "", "how fast the guest writes its memory, as last measured" => run!(dirty_rate::info);
     "history", [], "", "lines typed so far" => run!(control::history);
+    "hotpluggable-cpus", [], "", "CPUs that can be plugged in" => run!(machine::hotpluggable_cpus);
     "iothreads", [], "", "threads that devices have for themselves" => run!(objects::iothreads);
     "jit", [], "", "what the translator has done" => run!(inspect::jit);
     "kvm", [], "", "whether KVM is in use" => run!(inspect::kvm);
@@ -103,11 +108,16 @@ const INFO: &[HmpCommand] = commands! {
     "name", [], "", "the machine's name" => run!(inspect::name);
     "qdm", [], "", "types of devices" => run!(qom::models);
     "qom-tree", [optional("path", Kind::Text)], "[path]", "objects, and those in them" => run!(qom::tree);
+    "numa", [], "", "how memory is divided among nodes" => run!(machine::numa);
     "qtree", [required("brief", Kind::Flag('b'))], "[-b]", "devices and buses (-b: without properties)" => run!(tree::qtree);
+    "ramblock", [], "", "blocks of guest memory" => run!(machine::ramblock);
     "registers", [required("all", Kind::Flag('a')), optional("vcpu", Kind::Int)], "[-a|vcpu]", "registers of the chosen CPU, of all (-a), or of one" => run!(inspect::registers);
     "roms", [], "", "images loaded into guest memory" => run!(tree::roms);
     "status", [], "", "whether the guest runs" => run!(inspect::status);
+    "stats", [required("target", Kind::Text), optional("names", Kind::Text), optional("provider", Kind::Text)], "target [names] [provider]", "statistics of the virtual machine or its CPUs" => run!(machine::stats);
     "tlb", [], "", "virtual memory of the chosen CPU, page by page" => run!(inspect::tlb);
+    "tpm", [], "", "TPM devices" => run!(machine::tpm);
+    "trace-events", [optional("name", Kind::Text).among(names!(machine::trace_names)), optional("vcpu", Kind::Int)], "[name] [vcpu]", "trace events, and whether they are on" => run!(machine::trace_events);
     "uuid", [], "", "the machine's UUID" => run!(inspect::uuid);
     "vcpu_dirty_limit", [], "", "how fast CPUs may write, and do" => run!(dirty_rate::limits);
     "version", [], "", "version of the emulator" => run!(inspect::version);

@@ -408,6 +408,7 @@ pub fn build(
         reboot: spec.actions.reboot,
         shutdown: spec.actions.shutdown,
         panic: spec.actions.panic,
+        watchdog: spec.actions.watchdog,
         exit: connections.exit,
         reset_asked,
     };

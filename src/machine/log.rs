@@ -16,8 +16,8 @@ use crate::cpu::vcpu::{LogTraps, ObserveExecution, ObserveTranslation, Vcpu};
 use crate::jit::disassemble;
 use crate::jit::engine::{EntryObserver, Observer, Translated};
 use crate::qmp::error::os_words;
-use crate::qmp::link::SetLog;
-use crate::report;
+use crate::qmp::link::{SetLog, SwitchTrace};
+use crate::{report, trace};
 
 /// The log file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +94,19 @@ impl Log {
             Some(path) => Box::new(create(&path.to_string_lossy())?),
         };
         let sink = Sink(Arc::new(Mutex::new(out)));
+        for (pattern, on) in &spec.trace {
+            // Those who wrote it were told when it was read.
+            let _ = trace::switch(pattern, *on);
+        }
         subscribe(&sink, &spec.items);
         Ok(Self { sink, items: spec.items.clone(), filter: Filter(spec.filter.as_slice().into()) })
+    }
+
+    /// Set every vCPU up again when trace events are switched.
+    pub fn follow_trace(&self, vcpus: &[Addr<Vcpu>]) -> Outlet<SwitchTrace> {
+        let vcpus = vcpus.to_vec();
+        let (sink, filter) = (self.sink.clone(), self.filter.clone());
+        Outlet::fold(move |SwitchTrace| apply(&vcpus, &sink, &filter, &ENABLED.items()))
     }
 
     /// Set every vCPU up for the items of the command line; the outlet for changes of them.
@@ -124,8 +135,16 @@ impl Enabled {
         tracing::callsite::rebuild_interest_cache();
     }
 
-    fn has(&self, target: &str) -> bool {
-        self.0.lock().contains(&target)
+    fn items(&self) -> Vec<&'static str> {
+        self.0.lock().clone()
+    }
+
+    /// Whether an event goes to the log.
+    fn shows(&self, event: &tracing::Metadata<'_>) -> bool {
+        match event.target() {
+            trace::TARGET => trace::is_on(event.name()),
+            target => self.0.lock().contains(&target),
+        }
     }
 }
 
@@ -174,8 +193,8 @@ fn subscribe(sink: &Sink, items: &[&'static str]) {
         .without_time()
         .with_filter(
             // What is off is known at the call site, and costs a look at a flag there.
-            dynamic_filter_fn(|metadata, _| ENABLED.has(metadata.target())).with_callsite_filter(
-                |metadata| match ENABLED.has(metadata.target()) {
+            dynamic_filter_fn(|metadata, _| ENABLED.shows(metadata)).with_callsite_filter(
+                |metadata| match ENABLED.shows(metadata) {
                     true => Interest::always(),
                     false => Interest::never(),
                 },
@@ -194,7 +213,7 @@ fn apply(vcpus: &[Addr<Vcpu>], sink: &Sink, filter: &Filter, items: &[&'static s
         host: on("out_asm"),
     };
     for vcpu in vcpus {
-        vcpu.do_send(LogTraps(on("int")));
+        vcpu.do_send(LogTraps(on("int") || trace::is_on("riscv_trap")));
         let observer = wanted.any().then(|| -> Observer {
             let (sink, filter) = (sink.clone(), filter.clone());
             Box::new(move |block: &Translated<'_>| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 
+use super::spec::WatchdogAction;
 use crate::block::message::BlockFailed;
 
 /// QAPI `RunState`.
@@ -135,6 +136,7 @@ pub struct SetAction {
     pub reboot: Option<RebootAction>,
     pub shutdown: Option<ShutdownAction>,
     pub panic: Option<PanicAction>,
+    pub watchdog: Option<WatchdogAction>,
 }
 
 /// QAPI `RebootAction`.

@@ -27,7 +27,7 @@ use crate::net::inherited;
 use crate::objects::memory::MemorySpec;
 use crate::objects::{ObjectError, Objects};
 use crate::qmp::commands::preconfig::Preconfig;
-use crate::qmp::link::{MachineInfo, MachineLink, MachineType};
+use crate::qmp::link::{MachineInfo, MachineLink, MachineType, RamBlockInfo};
 use crate::qmp::migration::MigrationLink;
 use crate::qmp::monitor::{ConnectMigration, Drain, Listen, Monitor};
 use crate::qom::Qom;
@@ -121,7 +121,10 @@ async fn machine(
     if spec.preconfig {
         info.preconfig = Preconfig::waiting(machine.vm.clone().recipient(), power_on);
     }
-    let monitor = Monitor::start(MachineLink::to(&machine.vm, logs.attach(&machine.vcpus)), info);
+    info.ram_blocks = ram_blocks(&spec, &machine);
+    let link = MachineLink::to(&machine.vm, logs.attach(&machine.vcpus))
+        .traced_by(logs.follow_trace(&machine.vcpus));
+    let monitor = Monitor::start(link, info);
     let serve = |monitor: &Addr<Monitor>| {
         for (mode, backend) in monitors {
             let Some(backend) = backend else { continue };
@@ -279,6 +282,25 @@ pub async fn make_objects(spec: &MachineSpec) -> Result<Objects, ObjectError> {
     Ok(objects)
 }
 
+/// Guest memory as migrations send it, the largest block first.
+fn ram_blocks(spec: &MachineSpec, machine: &Machine) -> Arc<[RamBlockInfo]> {
+    let ram = (machine.ram.size() > 0).then(|| RamBlockInfo {
+        name: spec.machine.ram_id().to_owned(),
+        size: machine.ram.size(),
+        host: machine.ram.host(machine.ram.base(), 1).ok().map(|first| first as usize),
+        read_only: false,
+    });
+    let of_devices = machine.roms.iter().map(|device| RamBlockInfo {
+        name: device.block.name.clone(),
+        size: device.block.size(),
+        host: None,
+        read_only: device.block.name.ends_with(".mrom"),
+    });
+    let mut blocks: Vec<_> = ram.into_iter().chain(of_devices).collect();
+    blocks.sort_by_key(|block| std::cmp::Reverse(block.size));
+    blocks.into()
+}
+
 fn machine_info(
     spec: &MachineSpec,
     qom: &Qom,
@@ -309,6 +331,7 @@ fn machine_info(
         descriptors,
         name: spec.name.clone(),
         ram_size: spec.ram_size,
+        ram_blocks: Arc::default(),
         uuid: spec.uuid.unwrap_or_default(),
         machines: vec![
             MachineType {

@@ -496,6 +496,8 @@ pub struct LogSpec {
     pub file: Option<PathBuf>,
     /// `-dfilter`: guest addresses whose code is shown; all when empty.
     pub filter: Vec<RangeInclusive<u64>>,
+    /// `-trace`: names and patterns of trace events to switch, in order.
+    pub trace: Vec<(String, bool)>,
 }
 
 /// What `-d` and the monitors' `log` accept, and what each shows, in QEMU's order.

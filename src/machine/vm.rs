@@ -21,7 +21,7 @@ use actix::prelude::*;
 use super::clock::VirtualClock;
 use super::memory::GuestRam;
 use super::message::*;
-use super::spec::{ErrorAction, Smp};
+use super::spec::{ErrorAction, Smp, WatchdogAction};
 use crate::actors::lifecycle::Lifecycle;
 use crate::actors::message::{ActorFailed, Pause, Reset, Resume, Terminate};
 use crate::actors::outlet::Outlet;
@@ -30,6 +30,7 @@ use crate::block::node::Ownership;
 use crate::cpu::vcpu::{
     HartStart, ReadVirtual, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
 };
+use crate::trace;
 
 /// How long a peer may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -102,6 +103,7 @@ pub struct VmParts {
     pub reboot: RebootAction,
     pub shutdown: ShutdownAction,
     pub panic: PanicAction,
+    pub watchdog: WatchdogAction,
     pub exit: Outlet<Exited>,
     /// The guest has asked for a reset that is not done yet; see `guest_reset`.
     pub reset_asked: Arc<AtomicBool>,
@@ -157,6 +159,11 @@ impl Vm {
         }
     }
 
+    fn enter(&mut self, state: RunState) {
+        trace::runstate_set(self.state, state);
+        self.state = state;
+    }
+
     fn running(&self) -> bool {
         self.state == RunState::Running
     }
@@ -209,11 +216,13 @@ impl Vm {
     /// Go from running to `state`.
     fn stop_to(&mut self, state: RunState) -> ResponseActFuture<Self, Result<(), VmError>> {
         if !self.running() {
-            self.state = if self.state == RunState::InternalError { self.state } else { state };
+            if self.state != RunState::InternalError {
+                self.enter(state);
+            }
             return Box::pin(actix::fut::ready(Ok(())));
         }
         Box::pin(self.halt().into_actor(self).map(move |halted, vm: &mut Self, _| {
-            vm.state = state;
+            vm.enter(state);
             vm.emit(VmEvent::Stop);
             vm.or_internal_error(halted)
         }))
@@ -221,7 +230,7 @@ impl Vm {
 
     fn start(&mut self) -> ResponseActFuture<Self, Result<(), VmError>> {
         // QEMU announces RESUME before the vCPUs run.
-        self.state = RunState::Running;
+        self.enter(RunState::Running);
         self.emit(VmEvent::Resume);
         let resumed = self.unhalt();
         Box::pin(
@@ -232,7 +241,7 @@ impl Vm {
     fn or_internal_error(&mut self, result: Result<(), VmError>) -> Result<(), VmError> {
         if let Err(error) = &result {
             tracing::error!(%error, "machine is in internal-error");
-            self.state = RunState::InternalError;
+            self.enter(RunState::InternalError);
         }
         result
     }
@@ -258,7 +267,7 @@ impl Vm {
                     let again = restarted.is_ok() && was_running;
                     let held = matches!(vm.state, RunState::Inmigrate | RunState::FinishMigrate);
                     if !was_running && !held {
-                        vm.state = RunState::Prelaunch;
+                        vm.enter(RunState::Prelaunch);
                     }
                     let resumed = async_if(again, vm.unhalt());
                     async move {
@@ -290,7 +299,7 @@ impl Vm {
         let halted = async_if(self.running(), self.halt());
         Box::pin(halted.into_actor(self).map(move |halted, vm: &mut Self, _| {
             let result = vm.or_internal_error(halted);
-            vm.state = RunState::Shutdown;
+            vm.enter(RunState::Shutdown);
             vm.emit(VmEvent::Exit { code: exit_code });
             for vcpu in &vm.parts.vcpus {
                 vcpu.terminate.do_send(Terminate);
@@ -352,7 +361,7 @@ impl Handler<PowerOn> for Vm {
     fn handle(&mut self, message: PowerOn, _: &mut Self::Context) -> Self::Result {
         let run = message.run && !message.incoming;
         if message.incoming {
-            self.state = RunState::Inmigrate;
+            self.enter(RunState::Inmigrate);
             self.run_on_arrival = message.run;
             self.owns_drives = false;
         }
@@ -435,6 +444,7 @@ impl Handler<RequestPowerdown> for Vm {
     type Result = Result<(), VmError>;
 
     fn handle(&mut self, _: RequestPowerdown, _: &mut Self::Context) -> Self::Result {
+        trace::qemu_system_powerdown_request();
         self.emit(VmEvent::Powerdown);
         Ok(())
     }
@@ -444,6 +454,7 @@ impl Handler<RequestShutdown> for Vm {
     type Result = AtomicResponse<Self, Result<(), VmError>>;
 
     fn handle(&mut self, message: RequestShutdown, _: &mut Self::Context) -> Self::Result {
+        trace::qemu_system_shutdown_request(message.cause);
         AtomicResponse::new(self.shut_down(message.cause, message.exit_code))
     }
 }
@@ -455,6 +466,7 @@ impl Handler<SetAction> for Vm {
         self.parts.reboot = message.reboot.unwrap_or(self.parts.reboot);
         self.parts.shutdown = message.shutdown.unwrap_or(self.parts.shutdown);
         self.parts.panic = message.panic.unwrap_or(self.parts.panic);
+        self.parts.watchdog = message.watchdog.unwrap_or(self.parts.watchdog);
         Ok(())
     }
 }
@@ -587,7 +599,7 @@ impl Handler<ActorFailed> for Vm {
         if self.running() {
             self.emit(VmEvent::Stop);
         }
-        self.state = RunState::InternalError;
+        self.enter(RunState::InternalError);
         AtomicResponse::new(Box::pin(actix::fut::ready(())))
     }
 }

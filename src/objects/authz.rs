@@ -78,7 +78,7 @@ impl Rule {
 
 /// Match in time proportional to the product of the lengths at worst: only the last `*` is ever
 /// tried again.
-fn glob(pattern: &str, text: &str) -> bool {
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let text: Vec<char> = text.chars().collect();
     let (mut p, mut t) = (0, 0);

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    backends, block, chardev, descriptors, device_tree, dirty_rate, human, introspect, machine,
-    memory, migration, migration_settings, migration_start, objects, preconfig, qom, status,
+    backends, block, chardev, command_line, descriptors, device_tree, dirty_rate, human,
+    introspect, jobs, machine, memory, migration, migration_settings, migration_start, objects,
+    preconfig, printed, qom, stats, status, tpm, trace,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -130,6 +131,30 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<status::SetAction>(),
         entry::<status::Stop>(),
         entry::<status::SystemPowerdown>(),
+        entry::<command_line::QueryCommandLineOptions>(),
+        entry::<device_tree::Dumpdtb>(),
+        entry::<jobs::JobCancel>(),
+        entry::<jobs::JobComplete>(),
+        entry::<jobs::JobDismiss>(),
+        entry::<jobs::JobFinalize>(),
+        entry::<jobs::JobPause>(),
+        entry::<jobs::JobResume>(),
+        entry::<jobs::QueryJobs>(),
+        entry::<machine::QueryHotpluggableCpus>(),
+        entry::<printed::XQueryJit>(),
+        entry::<printed::XQueryNuma>(),
+        entry::<printed::XQueryRamblock>(),
+        entry::<printed::XQueryRoms>(),
+        entry::<stats::QueryStats>(),
+        entry::<stats::QueryStatsSchemas>(),
+        entry::<status::InjectNmi>(),
+        entry::<status::SystemWakeup>(),
+        entry::<status::WatchdogSetAction>(),
+        entry::<tpm::QueryTpm>(),
+        entry::<tpm::QueryTpmModels>(),
+        entry::<tpm::QueryTpmTypes>(),
+        entry::<trace::TraceEventGetState>(),
+        entry::<trace::TraceEventSetState>(),
         entry::<status::SystemReset>(),
     ]
 });

@@ -41,6 +41,7 @@ pub struct MachineLink {
     pub locate_memory: Recipient<vm::LocateMemory>,
     pub subscribe: Recipient<vm::SubscribeEvents>,
     pub log: Outlet<SetLog>,
+    pub trace: Outlet<SwitchTrace>,
 }
 
 impl MachineLink {
@@ -79,7 +80,13 @@ impl MachineLink {
             locate_memory: machine.clone().recipient(),
             subscribe: machine.clone().recipient(),
             log,
+            trace: Outlet::Unconnected,
         }
+    }
+
+    /// The same, with somebody who is told when trace events are switched.
+    pub fn traced_by(self, trace: Outlet<SwitchTrace>) -> Self {
+        Self { trace, ..self }
     }
 }
 
@@ -114,6 +121,11 @@ impl SetLog {
         Ok(Self::Items(items))
     }
 }
+
+/// Monitor → whoever tells of trace events: some were switched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct SwitchTrace;
 
 /// What `query-machines` says of a machine type.
 #[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
@@ -156,6 +168,8 @@ pub struct MachineInfo {
     pub uuid: [u8; 16],
     /// Bytes of RAM.
     pub ram_size: u64,
+    /// Memory as migrations send it.
+    pub ram_blocks: Arc<[RamBlockInfo]>,
     /// The machine types of this emulator.
     pub machines: Vec<MachineType>,
     /// By label.
@@ -180,6 +194,18 @@ pub struct MachineInfo {
     pub preconfig: Preconfig,
     /// A human monitor is on the terminal of the process, where standard error may be too.
     pub terminal_monitor: bool,
+}
+
+/// A block of guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamBlockInfo {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Where this process has it, if that is one place.
+    pub host: Option<usize>,
+    /// The guest cannot write to it.
+    pub read_only: bool,
 }
 
 /// The descriptor that a monitor's client has passed last, until a command takes it.

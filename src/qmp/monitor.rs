@@ -24,6 +24,7 @@ use crate::migration::capability::Capability;
 use crate::migration::channel::Address;
 use crate::migration::message::{MigrationEvent, Side};
 use crate::migration::status::MigrationState;
+use crate::trace;
 
 /// How often somebody who waits for a migration hears how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -154,6 +155,7 @@ impl Handler<Execute> for Monitor {
     type Result = ResponseFuture<Result<Value, QmpError>>;
 
     fn handle(&mut self, message: Execute, ctx: &mut Self::Context) -> Self::Result {
+        trace::handle_qmp_command(&message.command);
         let execution = match permitted(&message, &self.services) {
             Ok(entry) => (entry.start)(message.arguments, self.services_for(message.passed)),
             Err(error) => return Box::pin(async { Err(error) }),
@@ -182,6 +184,7 @@ impl Handler<ExecuteHuman> for Monitor {
     type Result = ResponseFuture<hmp::command::HumanReply>;
 
     fn handle(&mut self, message: ExecuteHuman, _: &mut Self::Context) -> Self::Result {
+        trace::handle_hmp_command(&message.line);
         let services = self.services_for(message.passed);
         Box::pin(async move {
             hmp::command::execute(&services, message.state, &message.line, Terminal::Waits).await
@@ -239,6 +242,7 @@ impl Handler<MigrationEvent> for Monitor {
     /// The reason of a failure is in the log and in the cache before anybody hears of the failure.
     fn handle(&mut self, message: MigrationEvent, ctx: &mut Self::Context) {
         if let MigrationEvent::State { side, state, .. } = &message {
+            trace::migrate_set_state(state.status());
             self.log_reason(*side, state);
         }
         let migration = &self.services.migration;
@@ -293,6 +297,7 @@ impl Monitor {
     }
 
     fn tell(&mut self, event: &Event) {
+        trace::monitor_protocol_event_emit(event.0["event"].as_str().unwrap_or_default());
         self.listeners.retain(Recipient::connected);
         for listener in &self.listeners {
             listener.do_send(event.clone());

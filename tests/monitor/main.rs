@@ -4,6 +4,7 @@
 mod dirty_rate;
 mod harness;
 mod hmp;
+mod machine;
 mod migration;
 mod objects;
 mod peers;

@@ -484,6 +484,14 @@ fn show_step(observer: &mut Option<EntryObserver>, hart: &Hart) {
 
 /// The line of `-d int`, which starts with the name of QEMU's function.
 fn log_trap(hart: &Hart, trap: Trap) {
+    crate::trace::riscv_trap(
+        hart.env.hartid,
+        trap.cause >> 63 != 0,
+        trap.cause & !trap::INTERRUPT,
+        hart.state.pc,
+        trap.tval,
+        trap::cause_name(trap.cause),
+    );
     tracing::info!(
         target: "int",
         "riscv_cpu_do_interrupt: hart:{}, async:{}, cause:{:016x}, epc:0x{:016x}, tval:0x{:016x}, desc={}",

@@ -20,6 +20,7 @@ use crate::chardev::message::{
 use crate::devices::dma::{gather, scatter};
 use crate::devices::shell::Shell;
 use crate::migration::vmstate::{StateError, Vmsd};
+use crate::trace;
 use state::ConsoleState;
 
 const F_MULTIPORT: u32 = 1;
@@ -206,6 +207,7 @@ impl Console {
             guest_error!("virtio-serial-bus: control message {event} dropped: no buffers");
             return;
         }
+        trace::virtio_serial_send_control_event(nr, event, value);
         let mut message = nr.to_le_bytes().to_vec();
         message.extend(event.to_le_bytes());
         message.extend(value.to_le_bytes());
@@ -246,6 +248,7 @@ impl Console {
     }
 
     fn on_control(&mut self, nr: u32, event: u16, value: u16, state: &mut VirtioState) {
+        trace::virtio_serial_handle_control_message(nr, event, value);
         if event == event::DEVICE_READY {
             if value == 0 {
                 guest_error!("virtio-serial-bus: guest failure in adding device");

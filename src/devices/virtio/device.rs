@@ -16,6 +16,7 @@ use crate::devices::shell::Shell;
 use crate::machine::memory::{GuestRam, RamError};
 use crate::machine::presence::Wake;
 use crate::migration::vmstate::{Fields, StateError, Vmsd};
+use crate::trace;
 
 /// Interrupt status bit: a buffer was used.
 const ISR_QUEUE: u8 = 1;
@@ -215,6 +216,7 @@ impl VirtioState {
         if self.broken {
             return;
         }
+        trace::virtqueue_fill(self.name, head, written);
         let features = self.ring_features();
         let Some(ring) = self.queues.get_mut(queue) else { return };
         let wanted = ring

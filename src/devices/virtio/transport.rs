@@ -24,6 +24,7 @@ use crate::actors::outlet::Outlet;
 use crate::devices::shell::{Access, Device, Shell};
 use crate::machine::memory::GuestRam;
 use crate::machine::presence::Wake;
+use crate::trace;
 
 /// Bytes that a slot decodes (its device-tree node claims 0x1000).
 pub const MMIO_SIZE: u64 = 0x200;
@@ -188,6 +189,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
 
     /// Let the device look at `queue`, now or when the machine runs again.
     pub(super) fn notify(&mut self, queue: usize) {
+        trace::virtio_queue_notify(D::NAME, queue);
         if self.state.is_broken() || !self.state.queues.get(queue).is_some_and(|q| q.ready) {
             return;
         }
@@ -208,6 +210,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 
     fn write_status(&mut self, value: u8) {
+        trace::virtio_set_status(D::NAME, value);
         if value == 0 {
             self.driver_reset();
             return;

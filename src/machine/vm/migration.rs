@@ -119,10 +119,11 @@ impl Handler<Unquiesce> for Vm {
                 let taken = self.take_drives(LET_GO).into_actor(self);
                 Box::pin(taken.then(move |taken, vm: &mut Self, _| {
                     // Whatever happens, it is not a migration's any more.
-                    vm.state = match was {
+                    let state = match was {
                         RunState::Running => RunState::Paused,
                         was => was,
                     };
+                    vm.enter(state);
                     vm.owns_drives |= taken.is_ok();
                     match taken {
                         Ok(()) if was == RunState::Running => vm.start(),
@@ -141,7 +142,7 @@ impl Handler<HandOver> for Vm {
 
     fn handle(&mut self, _: HandOver, _: &mut Self::Context) -> Self::Result {
         if self.state == RunState::FinishMigrate {
-            self.state = RunState::Postmigrate;
+            self.enter(RunState::Postmigrate);
         }
         Ok(())
     }
@@ -156,7 +157,7 @@ impl Handler<Arrived> for Vm {
                 self.start_with_drives(LET_GO)
             }
             (RunState::Inmigrate, was) => {
-                self.state = if was == RunState::Running { RunState::Paused } else { was };
+                self.enter(if was == RunState::Running { RunState::Paused } else { was });
                 Box::pin(actix::fut::ready(Ok(())))
             }
             _ => Box::pin(actix::fut::ready(Err(VmError(

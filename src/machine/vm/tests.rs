@@ -80,6 +80,7 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
     };
     let parts = VmParts {
         panic: PanicAction::Shutdown,
+        watchdog: WatchdogAction::Reset,
         vcpus: vec![vcpu],
         devices: vec![device],
         drives: vec![

@@ -1,6 +1,7 @@
 //! What the machine is: name, UUID, CPUs, machine types.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -172,5 +173,25 @@ impl Command for QueryCpusFast {
             }
         };
         Ok(cpus.into_iter().map(describe).collect())
+    }
+}
+
+/// QAPI `HotpluggableCPU`: all CPUs are there from the start.
+#[derive(Debug, Clone, Copy, Serialize, schemars::JsonSchema)]
+pub struct HotpluggableCpu {
+    #[serde(skip)]
+    pub never: Infallible,
+}
+
+/// `query-hotpluggable-cpus`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QueryHotpluggableCpus {}
+
+impl Command for QueryHotpluggableCpus {
+    const NAME: &'static str = "query-hotpluggable-cpus";
+    type Return = Vec<HotpluggableCpu>;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Vec<HotpluggableCpu>, QmpError> {
+        Err(QmpError::generic("machine does not support hot-plugging CPUs"))
     }
 }

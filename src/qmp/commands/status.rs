@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::message as vm;
+use crate::machine::spec::WatchdogAction;
 use crate::qmp::command::{Command, Empty};
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
@@ -104,12 +105,13 @@ impl Command for Quit {
     }
 }
 
-/// `set-action`. There is no watchdog yet, so `watchdog` is not among the arguments.
+/// `set-action`.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 pub struct SetAction {
     reboot: Option<vm::RebootAction>,
     shutdown: Option<vm::ShutdownAction>,
     panic: Option<vm::PanicAction>,
+    watchdog: Option<WatchdogAction>,
 }
 
 impl Command for SetAction {
@@ -117,9 +119,52 @@ impl Command for SetAction {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
-        let Self { reboot, shutdown, panic } = self;
-        let request = vm::SetAction { reboot, shutdown, panic };
+        let Self { reboot, shutdown, panic, watchdog } = self;
+        let request = vm::SetAction { reboot, shutdown, panic, watchdog };
         services.ask(&services.link.set_action, Self::NAME, request).await?;
         Ok(Empty {})
+    }
+}
+
+/// `watchdog-set-action`: for when there is a watchdog.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct WatchdogSetAction {
+    pub action: WatchdogAction,
+}
+
+impl Command for WatchdogSetAction {
+    const NAME: &'static str = "watchdog-set-action";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        let request = vm::SetAction { watchdog: Some(self.action), ..Default::default() };
+        services.ask(&services.link.set_action, Self::NAME, request).await?;
+        Ok(Empty {})
+    }
+}
+
+/// `inject-nmi`: nothing on these boards takes one.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct InjectNmi {}
+
+impl Command for InjectNmi {
+    const NAME: &'static str = "inject-nmi";
+    type Return = Empty;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Empty, QmpError> {
+        Err(QmpError::generic("machine does not provide NMIs"))
+    }
+}
+
+/// `system_wakeup`: no guest of these boards can be woken up, as `query-current-machine` says.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct SystemWakeup {}
+
+impl Command for SystemWakeup {
+    const NAME: &'static str = "system_wakeup";
+    type Return = Empty;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Empty, QmpError> {
+        Err(QmpError::generic("wake-up from suspend is not supported by this guest"))
     }
 }
