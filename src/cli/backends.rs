@@ -215,15 +215,16 @@ impl Backends {
     /// What QEMU connects when nothing is said. There being no window in which a virtual console
     /// could show, a command line without `-display` is taken as with `-nographic`.
     fn defaults(&mut self, spec: &mut MachineSpec) -> Result<(), CliError> {
-        if spec.process.nographic && spec.process.daemonize {
+        let serial = !self.no_defaults && self.serials.is_empty();
+        let monitor = !self.no_defaults && !self.monitor_given;
+        // It stands where everything that it would put on the terminal is elsewhere.
+        if spec.process.nographic && spec.process.daemonize && (serial || monitor) {
             let sentence = "-nographic cannot be used with -daemonize";
             return Err(OptionError::Refused(sentence.into()).at("-daemonize"));
         }
         if !self.no_display && !spec.process.daemonize {
             spec.process.nographic = true;
         }
-        let serial = !self.no_defaults && self.serials.is_empty();
-        let monitor = !self.no_defaults && !self.monitor_given;
         if !spec.process.nographic {
             return Ok(());
         }

@@ -164,6 +164,7 @@ fn refusals_across_options() {
         ("-serial stdio -serial stdio", "cannot use stdio by multiple character devices"),
         ("-serial stdio -display none -daemonize", "cannot use stdio with -daemonize"),
         ("-nographic -daemonize", "-nographic cannot be used with -daemonize"),
+        ("-nographic -daemonize -serial null", "-nographic cannot be used with -daemonize"),
         (
             "-accel tcg -M virt,accel=tcg",
             "The -accel and \"-machine accel=\" options are incompatible",
