@@ -98,15 +98,31 @@ impl RawImage {
         active: bool,
         descriptors: &Descriptors,
     ) -> Result<Self, ImageError> {
+        match Self::open_for(spec, spec.read_only, active, descriptors) {
+            Err(ImageError::Open { reason, .. })
+                if spec.auto_read_only && !spec.read_only && reason.is_no_permission() =>
+            {
+                Self::open_for(spec, true, active, descriptors)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_for(
+        spec: &DriveSpec,
+        read_only: bool,
+        active: bool,
+        descriptors: &Descriptors,
+    ) -> Result<Self, ImageError> {
         let path = spec.file.display().to_string();
         let cannot =
             |error: &io::Error| ImageError::Open { path: path.clone(), reason: error.into() };
-        let access = if spec.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let open = |more: OFlags| match descriptors.open(&spec.file, access | more) {
             Some(given) => Ok(File::from(given?)),
             None => OpenOptions::new()
                 .read(true)
-                .write(!spec.read_only)
+                .write(!read_only)
                 .custom_flags(more.bits().cast_signed())
                 .open(&spec.file)
                 .map_err(|e| cannot(&e)),
@@ -131,7 +147,7 @@ impl RawImage {
             file,
             direct,
             size: size.next_multiple_of(SECTOR),
-            read_only: spec.read_only,
+            read_only,
             cache: spec.cache,
             discard: spec.discard,
             wanted: Permissions::default(),

@@ -91,6 +91,12 @@ impl BlockFailed {
 }
 
 impl IoFailed {
+    /// The host allows no writing.
+    pub fn is_no_permission(self) -> bool {
+        use rustix::io::Errno;
+        [Errno::ACCESS, Errno::PERM, Errno::ROFS].map(Errno::raw_os_error).contains(&self.0)
+    }
+
     /// The host's disk is full.
     pub fn is_no_space(self) -> bool {
         self.0 == rustix::io::Errno::NOSPC.raw_os_error()
@@ -122,6 +128,7 @@ pub struct DriveReport {
     pub allocated: Option<u64>,
     /// The image is this machine's.
     pub active: bool,
+    pub read_only: bool,
     pub statistics: Statistics,
 }
 

@@ -151,6 +151,7 @@ impl Handler<QueryDrive> for BlockNode {
             size: image.size(),
             allocated: image.allocated(),
             active: image.is_active(),
+            read_only: image.read_only(),
             statistics,
         });
         Box::pin(async move { seen.await.ok_or_else(|| VmError("the drive has failed".into())) })
@@ -224,6 +225,7 @@ mod tests {
             file: path.to_owned(),
             format: None,
             read_only: false,
+            auto_read_only: false,
             cache: CacheMode::default(),
             discard: false,
             write_error: ErrorAction::Report,

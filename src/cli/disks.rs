@@ -106,6 +106,10 @@ impl Disks {
         };
         let read_only = opts.take_switch("read-only")?.unwrap_or(false)
             || base.as_ref().is_some_and(|base| base.read_only);
+        let mut auto_read_only = base.as_ref().is_some_and(|base| base.auto_read_only);
+        for name in ["auto-read-only", "file.auto-read-only"] {
+            auto_read_only |= opts.take_switch(name)?.unwrap_or(false);
+        }
         let mut cache = base.as_ref().map(|base| base.cache).unwrap_or_default();
         for name in ["cache.direct", "file.cache.direct"] {
             cache.direct |= opts.take_switch(name)?.unwrap_or(false);
@@ -137,6 +141,7 @@ impl Disks {
             file,
             format: Some(DriveFormat::Raw),
             read_only,
+            auto_read_only,
             cache,
             discard,
             write_error: ErrorAction::Enospc,
@@ -184,6 +189,7 @@ impl Disks {
             Ok(on) => on.or(opts.take_switch("read-only")?).unwrap_or(false),
             Err(_) => return Err(OptionError::ExpectsOnOff { name: "read-only".into() }),
         };
+        let auto_read_only = opts.take_switch("auto-read-only")?.unwrap_or(true);
         let cache = cache_mode(&mut opts)?;
         for (name, why) in [
             ("snapshot", "temporary overlays are not available"),
@@ -243,6 +249,7 @@ impl Disks {
             file,
             format,
             read_only,
+            auto_read_only,
             cache,
             discard,
             write_error,

@@ -569,7 +569,6 @@ fn drive_link(spec: &MachineSpec, plugged: PluggedDrive) -> (Addr<BlockNode>, Dr
         device: found.filter(|drive| drive.is_back_end).map(|_| id).unwrap_or_default(),
         nodes: found.map(|drive| drive.nodes.clone()).unwrap_or_default(),
         file: found.map(|drive| drive.file.clone()).unwrap_or_default(),
-        read_only: found.is_some_and(|drive| drive.read_only),
         cache: found.map(|drive| drive.cache).unwrap_or_default(),
         qdev: device,
         stops_the_machine: may_stop,

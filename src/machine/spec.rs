@@ -308,6 +308,8 @@ pub struct DriveSpec {
     /// `None`: guessed from the image, and announced.
     pub format: Option<DriveFormat>,
     pub read_only: bool,
+    /// Where the host allows no more than reading, read.
+    pub auto_read_only: bool,
     pub cache: CacheMode,
     pub discard: bool,
     pub write_error: ErrorAction,

@@ -150,7 +150,6 @@ pub struct DriveLink {
     pub device: String,
     pub nodes: NodeNames,
     pub file: PathBuf,
-    pub read_only: bool,
     pub cache: CacheMode,
     /// The identifier of its device, or its path in the tree of objects.
     pub qdev: Option<String>,

@@ -127,7 +127,7 @@ fn node(drive: &DriveLink, level: Level, report: &DriveReport) -> BlockDeviceInf
     BlockDeviceInfo {
         file: filename.clone(),
         node_name: format.unwrap_or(&drive.nodes.file).clone(),
-        ro: drive.read_only,
+        ro: report.read_only,
         drv: level.driver(),
         backing_file_depth: 0,
         active: report.active,

@@ -238,6 +238,7 @@ fn spec(path: &std::path::Path) -> DriveSpec {
         file: path.to_owned(),
         format: None,
         read_only: false,
+        auto_read_only: false,
         cache: CacheMode::default(),
         discard: true,
         write_error: ErrorAction::Report,
