@@ -218,7 +218,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
                  panic=pause|shutdown|exit-failure|none\n\
                  watchdog=reset|shutdown|poweroff|inject-nmi|pause|debug|none",
             ),
-            row("watchdog-action", "ACTION", "as -action watchdog=ACTION"),
             row("rtc", "[base=utc|localtime|DATE][,clock=host|rt|vm]", "the guest's clock"),
             row("msg", "[timestamp=on|off][,guest-name=on|off]", "how messages are written"),
             row("daemonize", "", "run in the background once ready"),

@@ -105,7 +105,7 @@ pub const OPTIONS: &[(&str, &[Parameter])] = &[
             boolean("timestamp", "the time in front of messages"),
         ],
     ),
-    ("overcommit", &[boolean("cpu-pm", ""), string("mem-lock", "")]),
+    ("overcommit", &[string("mem-lock", "")]),
     ("object", &[]),
     (
         "add-fd",
