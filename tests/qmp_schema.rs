@@ -205,6 +205,23 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
             "query-blockstats=[].parent: lacks member \"qdev\"",
         ],
     ),
+    (
+        "character devices and sockets that are not there",
+        &[
+            "chardev-add.backend(socket).data.addr.type: lacks vsock",
+            "chardev-add.backend(socket).data: lacks member \"tn3270\"",
+            "chardev-add.backend(socket).data: lacks member \"websocket\"",
+            "chardev-add.backend(udp).data.local.type: lacks vsock",
+            "chardev-add.backend(udp).data.remote.type: lacks vsock",
+            "chardev-add.backend.type: lacks serial, parallel, hub, msmouse, wctablet, braille, testdev, spicevmc, spiceport, qemu-vdagent, dbus",
+            "chardev-change.backend(socket).data.addr.type: lacks vsock",
+            "chardev-change.backend(socket).data: lacks member \"tn3270\"",
+            "chardev-change.backend(socket).data: lacks member \"websocket\"",
+            "chardev-change.backend(udp).data.local.type: lacks vsock",
+            "chardev-change.backend(udp).data.remote.type: lacks vsock",
+            "chardev-change.backend.type: lacks serial, parallel, hub, msmouse, wctablet, braille, testdev, spicevmc, spiceport, qemu-vdagent, dbus",
+        ],
+    ),
     ("there is no COLO", &["migrate-continue.state: lacks colo"]),
 ];
 

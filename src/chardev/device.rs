@@ -10,13 +10,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle,
+    WrapFuture,
+};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::message::{
-    Attach, CharCredit, CharDescriptor, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
+    Attach, CharCredit, CharDescriptor, CharEvent, CharInput, CharOutput, CharWritten, Detach,
+    SendBreak,
 };
+use super::telnet::Telnet;
 use crate::terminal::RawMode;
 
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -44,6 +49,8 @@ pub struct Ends {
     pub writer: Option<Writer>,
     /// Of a stream that can pass descriptors.
     pub passed: Option<Passed>,
+    /// The peer may speak telnet.
+    pub telnet: Option<Telnet>,
 }
 
 /// A connection, and what `query-chardev` calls it.
@@ -70,6 +77,27 @@ pub enum Source {
     Connections { first: Option<Connection>, more: Option<Box<dyn Connector>> },
 }
 
+/// What a device is opened with.
+pub struct Parts {
+    pub source: Source,
+    pub log: Option<tokio::fs::File>,
+}
+
+/// Be another device from now on, with the same front end.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Change(pub Parts);
+
+/// Close everything; nobody uses the device any more.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Close;
+
+/// End the connection, if there is one.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Hangup;
+
 /// The actor.
 pub struct Device {
     front: Option<Attach>,
@@ -81,6 +109,7 @@ pub struct Device {
     received: u64,
     /// Where the reader leaves descriptors.
     passing: Option<Passed>,
+    telnet: Option<Telnet>,
     /// Those that came, each with the number of bytes before it.
     passed: VecDeque<(u64, OwnedFd)>,
     /// To be written, in order, with what is in flight left out.
@@ -88,6 +117,8 @@ pub struct Device {
     reader: Option<Reader>,
     writer: Option<Writer>,
     read: Option<SpawnHandle>,
+    /// The wait for a connection.
+    connecting: Option<SpawnHandle>,
     /// The write in flight and its length.
     write: Option<(SpawnHandle, usize)>,
     connected: bool,
@@ -109,47 +140,57 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    pub fn new(source: Source, log: Option<tokio::fs::File>, filename: Arc<Mutex<String>>) -> Self {
+    pub fn new(parts: Parts, filename: Arc<Mutex<String>>) -> Self {
         let mut device = Self {
             front: None,
             credit: 0,
             input: VecDeque::new(),
             received: 0,
             passing: None,
+            telnet: None,
             passed: VecDeque::new(),
             output: VecDeque::new(),
             reader: None,
             writer: None,
             read: None,
+            connecting: None,
             write: None,
             connected: false,
             ended: false,
             fixed: true,
             connector: None,
             first: None,
-            log: log.map(|file| Arc::new(tokio::sync::Mutex::new(file))),
+            log: None,
             filename,
             terminal: None,
         };
-        match source {
-            Source::Fixed(ends) | Source::Terminal(ends, None) => device.open(ends),
+        device.assume(parts);
+        device
+    }
+
+    /// Take over what it is opened with.
+    fn assume(&mut self, parts: Parts) {
+        self.log = parts.log.map(|file| Arc::new(tokio::sync::Mutex::new(file)));
+        self.fixed = true;
+        match parts.source {
+            Source::Fixed(ends) | Source::Terminal(ends, None) => self.open(ends),
             Source::Terminal(ends, Some(mode)) => {
-                device.open(ends);
-                device.terminal = Some(mode);
+                self.open(ends);
+                self.terminal = Some(mode);
             }
             Source::Connections { first, more } => {
-                device.fixed = false;
-                device.first = first;
-                device.connector = more;
+                self.fixed = false;
+                self.first = first;
+                self.connector = more;
             }
         }
-        device
     }
 
     fn open(&mut self, ends: Ends) {
         self.reader = ends.reader;
         self.writer = ends.writer;
         self.passing = ends.passed;
+        self.telnet = ends.telnet;
         self.connected = true;
         self.ended = false;
     }
@@ -175,29 +216,52 @@ impl Device {
             let connection = connector.connect().await;
             (connector, connection)
         };
-        ctx.spawn(next.into_actor(self).map(
-            |(connector, connection), device, ctx| match connection {
-                Ok(connection) => {
-                    device.connector = Some(connector);
-                    device.connect(connection, ctx);
+        let handle =
+            ctx.spawn(next.into_actor(self).map(|(connector, connection), device, ctx| {
+                device.connecting = None;
+                match connection {
+                    Ok(connection) => {
+                        device.connector = Some(connector);
+                        device.connect(connection, ctx);
+                    }
+                    Err(error) => {
+                        let name = device.filename.lock().clone();
+                        tracing::error!("{name}: no further connection: {error}");
+                    }
                 }
-                Err(error) => {
-                    let name = device.filename.lock().clone();
-                    tracing::error!("{name}: no further connection: {error}");
-                }
-            },
-        ));
+            }));
+        self.connecting = Some(handle);
+    }
+
+    /// Wait for connections, if they are what there will be, and read.
+    fn begin(&mut self, ctx: &mut Context<Self>) {
+        if !self.fixed {
+            match self.first.take() {
+                Some(connection) => self.connect(connection, ctx),
+                None => self.await_connection(ctx),
+            }
+        }
+        self.start_read(ctx);
+        self.await_continue(ctx);
     }
 
     /// The connection is over: what was on its way out is dropped, and acknowledged.
     fn disconnect(&mut self, ctx: &mut Context<Self>) {
-        if !self.connected {
-            return;
+        if self.connected {
+            self.close(ctx);
+            self.event(CharEvent::Closed);
+            self.start_write(ctx);
+            self.await_connection(ctx);
         }
+    }
+
+    /// Let go of the two ends.
+    fn close(&mut self, ctx: &mut Context<Self>) {
         self.connected = false;
         self.reader = None;
         self.writer = None;
         self.passing = None;
+        self.telnet = None;
         self.passed.clear();
         if let Some(read) = self.read.take() {
             ctx.cancel_future(read);
@@ -206,9 +270,6 @@ impl Device {
             ctx.cancel_future(write);
             self.written(length);
         }
-        self.event(CharEvent::Closed);
-        self.start_write(ctx);
-        self.await_connection(ctx);
     }
 
     /// Read as long as there is credit, and a little ahead.
@@ -225,7 +286,7 @@ impl Device {
             (reader, bytes, result)
         };
         let handle =
-            ctx.spawn(read.into_actor(self).map(|(reader, bytes, result), device, ctx| {
+            ctx.spawn(read.into_actor(self).map(|(reader, mut bytes, result), device, ctx| {
                 device.read = None;
                 match result {
                     Ok(count) if count > 0 => {
@@ -233,8 +294,14 @@ impl Device {
                         let passed =
                             device.passing.as_ref().and_then(|passing| passing.lock().take());
                         device.passed.extend(passed.map(|fd| (device.received, fd)));
-                        device.received += count as u64;
-                        device.input.extend(&bytes[..count]);
+                        bytes.truncate(count);
+                        if let Some(telnet) = &mut device.telnet
+                            && telnet.take_out(&mut bytes)
+                        {
+                            device.event(CharEvent::Break);
+                        }
+                        device.received += bytes.len() as u64;
+                        device.input.extend(&bytes);
                         device.deliver(ctx);
                         device.start_read(ctx);
                     }
@@ -361,14 +428,7 @@ impl Actor for Device {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if !self.fixed {
-            match self.first.take() {
-                Some(connection) => self.connect(connection, ctx),
-                None => self.await_connection(ctx),
-            }
-        }
-        self.start_read(ctx);
-        self.await_continue(ctx);
+        self.begin(ctx);
     }
 }
 
@@ -409,5 +469,57 @@ impl Handler<SendBreak> for Device {
 
     fn handle(&mut self, _: SendBreak, _: &mut Self::Context) {
         self.event(CharEvent::Break);
+    }
+}
+
+impl Handler<Detach> for Device {
+    type Result = ();
+
+    fn handle(&mut self, _: Detach, _: &mut Self::Context) {
+        self.front = None;
+        self.credit = 0;
+    }
+}
+
+impl Handler<Change> for Device {
+    type Result = ();
+
+    fn handle(&mut self, Change(parts): Change, ctx: &mut Self::Context) {
+        let was_connected = self.connected;
+        self.close(ctx);
+        if let Some(connecting) = self.connecting.take() {
+            ctx.cancel_future(connecting);
+        }
+        self.connector = None;
+        self.terminal = None;
+        self.input.clear();
+        if was_connected {
+            self.event(CharEvent::Closed);
+        }
+        self.assume(parts);
+        if self.connected {
+            self.event(CharEvent::Opened);
+        }
+        self.begin(ctx);
+        self.start_write(ctx);
+    }
+}
+
+impl Handler<Close> for Device {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
+        self.close(ctx);
+        ctx.stop();
+    }
+}
+
+impl Handler<Hangup> for Device {
+    type Result = ();
+
+    fn handle(&mut self, _: Hangup, ctx: &mut Self::Context) {
+        if !self.fixed {
+            self.disconnect(ctx);
+        }
     }
 }

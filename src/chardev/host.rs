@@ -1,7 +1,7 @@
 //! Byte streams of the host: standard input and output, pseudo-terminals, files, pipes.
 
 use std::future::Future;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -29,14 +29,20 @@ fn host_error(what: &'static str) -> impl FnOnce(io::Error) -> ChardevError {
     move |error| ChardevError::Host { what, reason: words(&error) }
 }
 
-/// Tell the user on standard output; that it is closed is no error.
-pub(super) fn announce(line: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+/// A file for a copy of what is output, or what has been given in its place.
+pub async fn log(
+    path: &Path,
+    append: bool,
+    descriptors: &Descriptors,
+) -> Result<tokio::fs::File, ChardevError> {
+    create(path, append, descriptors).await.map_err(|error| match error {
+        ChardevError::Open { path, reason } => ChardevError::Create { path, reason },
+        other => other,
+    })
 }
 
 /// A file to write to, or what has been given in its place.
-pub async fn create(
+async fn create(
     path: &Path,
     append: bool,
     descriptors: &Descriptors,
@@ -76,7 +82,7 @@ pub async fn file(
             Some(fd::reader(file).map_err(|error| open_error(path, &error))?)
         }
     };
-    Ok(Source::Fixed(Ends { reader, writer: Some(Box::new(writer)), passed: None }))
+    Ok(Source::Fixed(Ends { reader, writer: Some(Box::new(writer)), ..Ends::default() }))
 }
 
 /// `PATH.in` and `PATH.out`, or `PATH` for both directions. Opened for reading and writing, so that
@@ -100,7 +106,7 @@ pub fn pipe(path: &Path) -> Result<Source, ChardevError> {
     };
     let reader = fd::reader(input).map_err(failed)?;
     let writer = fd::writer(output).map_err(failed)?;
-    Ok(Source::Fixed(Ends { reader: Some(reader), writer: Some(writer), passed: None }))
+    Ok(Source::Fixed(Ends { reader: Some(reader), writer: Some(writer), ..Ends::default() }))
 }
 
 /// Standard input and output, in raw mode if that is a terminal.
@@ -111,13 +117,13 @@ pub fn stdio(signal: bool) -> Result<Source, ChardevError> {
     let ends = Ends {
         reader: Some(input.map_err(host_error("standard input"))?),
         writer: Some(output.map_err(host_error("standard output"))?),
-        passed: None,
+        ..Ends::default()
     };
     Ok(Source::Terminal(ends, mode))
 }
 
-/// A new pseudo-terminal and the name of its other side.
-pub fn pty(link: Option<&Path>) -> Result<(Source, String), ChardevError> {
+/// A new pseudo-terminal.
+pub fn pty(link: Option<&Path>) -> Result<Source, ChardevError> {
     let failed = |error: rustix::io::Errno| ChardevError::Host {
         what: "a pseudo-terminal",
         reason: words(&error.into()),
@@ -140,8 +146,8 @@ pub fn pty(link: Option<&Path>) -> Result<(Source, String), ChardevError> {
     if let Some(link) = link {
         std::os::unix::fs::symlink(&name, link).map_err(|error| open_error(link, &error))?;
     }
-    let pty = Pty { master, name: name.clone(), link: link.map(Path::to_owned) };
-    Ok((Source::Connections { first: None, more: Some(Box::new(pty)) }, name))
+    let pty = Pty { master, name, link: link.map(Path::to_owned) };
+    Ok(Source::Connections { first: None, more: Some(Box::new(pty)) })
 }
 
 /// A pseudo-terminal: connected while somebody has its other side open.
@@ -168,7 +174,7 @@ impl Connector for Pty {
             let ends = Ends {
                 reader: Some(Box::new(end.clone())),
                 writer: Some(Box::new(end)),
-                passed: None,
+                ..Ends::default()
             };
             Ok(Connection { ends, filename: self.disconnected() })
         })

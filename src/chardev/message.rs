@@ -57,6 +57,11 @@ pub enum CharEvent {
     MuxOut,
 }
 
+/// Whoever takes a front end away → back end: there is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct Detach;
+
 /// Monitor → back end: have the front end hear a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
 #[rtype(result = "()")]

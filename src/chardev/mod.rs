@@ -6,18 +6,22 @@
 //! `device`, over the two ends of a byte stream that `host` or `socket` provide.
 #![forbid(unsafe_code)]
 
+pub mod address;
 mod device;
 pub mod fd;
 mod host;
 pub mod message;
 mod mux;
+pub mod options;
+mod registry;
 pub mod ring;
 mod socket;
 pub mod spec;
+mod telnet;
+mod udp;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix::{Actor, Addr, Recipient};
 use parking_lot::Mutex;
@@ -25,21 +29,32 @@ use parking_lot::Mutex;
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
 use crate::net::descriptors::Descriptors;
+use crate::objects::{ObjectError, Objects};
 use crate::qom::Node;
-use device::{Device, Source};
-use message::{CharBackend, SendBreak};
+use device::{Change, Close, Device, Ends, Hangup, Parts, Source};
+use message::{CharBackend, Detach, SendBreak};
+pub use registry::Chardevs;
 use ring::Ring;
 use spec::{ChardevKind, ChardevSpec};
+
+/// Front ends that a multiplexer takes.
+pub const MAX_MUX: usize = 4;
 
 /// Why a character device cannot be opened. The option in front of it is the caller's to add.
 #[derive(Debug, thiserror::Error)]
 pub enum ChardevError {
     #[error("Could not open '{path}': {reason}")]
     Open { path: String, reason: String },
+    #[error("Could not create '{path}': {reason}")]
+    Create { path: String, reason: String },
     #[error("Failed to connect to '{address}': {reason}")]
     Connect { address: String, reason: String },
     #[error("Failed to bind socket to {address}: {reason}")]
     Bind { address: String, reason: String },
+    #[error("Failed to bind socket: {0}")]
+    BindInet(String),
+    #[error("Failed to unlink socket {path}: {reason}")]
+    Unlink { path: String, reason: String },
     #[error("Failed to find an available port: {reason}")]
     NoPort { reason: String },
     /// Of a set of descriptors in place of a file.
@@ -49,16 +64,47 @@ pub enum ChardevError {
     Resolve(#[from] crate::net::resolve::ResolveError),
     #[error("Cannot disable IPv4 and IPv6 at same time")]
     NoFamily,
+    #[error("Unable to parse FD number {0}")]
+    NotANumber(String),
+    #[error("File descriptor named '{0}' has not been found")]
+    NoSuchName(String),
     #[error("File descriptor '{fd}' is not a socket")]
-    NotASocket { fd: i32 },
+    NotASocket { fd: String },
     #[error("File descriptor '{fd}': {reason}")]
-    Descriptor { fd: i32, reason: String },
-    #[error("UNIX socket path '{path}' is too long (at most {limit} bytes fit)")]
-    PathTooLong { path: String, limit: usize },
+    Descriptor { fd: String, reason: String },
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// Of options that are at odds.
+    #[error("{0}")]
+    Refused(String),
+    #[error("UNIX socket path '{path}' is too long")]
+    PathTooLong { path: String },
     #[error("mux: base chardev {0} not found")]
     NoBase(String),
+    #[error("chardev '{0}' is already in use")]
+    InUse(String),
+    #[error("attempt to add duplicate property '{0}' to object (type 'container')")]
+    Duplicate(String),
+    #[error("cannot use stdio by multiple character devices")]
+    StdioInUse,
+    #[error("Chardev '{0}' not found")]
+    NotFound(String),
+    #[error("Chardev '{0}' is busy")]
+    Busy(String),
+    #[error("Chardev '{0}' does not exist")]
+    Missing(String),
+    #[error("For mux or hub device hotswap is not supported yet")]
+    MuxHotswap,
+    #[error("Chardev user does not support chardev hotswap")]
+    NoHotswap,
     #[error("failed to prepare {what}: {reason}")]
     Host { what: &'static str, reason: String },
+}
+
+/// Tell the user on standard output; that it is closed is no error.
+pub fn announce(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// The words of an operating system's error, without Rust's number.
@@ -70,169 +116,232 @@ fn words(error: &io::Error) -> String {
     }
 }
 
-/// A character device that is open.
+/// A character device that is open; clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Chardev {
     pub id: String,
     /// What `query-chardev` shows, kept up to date (`disconnected:unix:/path,server=on`).
     pub filename: Arc<Mutex<String>>,
-    /// The contents, if it is a ring buffer.
-    pub ring: Option<Ring>,
+    what: Arc<Mutex<What>>,
     port: Port,
-    /// In the object model.
-    type_name: &'static str,
-    /// The multiplexer came with the device (`mux=on`).
-    multiplexed: bool,
-    fronts: Arc<AtomicUsize>,
+    users: Arc<Mutex<Users>>,
     breaks: Recipient<SendBreak>,
 }
 
 #[derive(Debug, Clone)]
 enum Port {
-    One(CharBackend),
-    Mux(Addr<mux::Mux>),
+    Device(Addr<Device>),
+    /// With what it is over.
+    Mux(Addr<mux::Mux>, Box<Chardev>),
+}
+
+/// What a device is until it is changed.
+#[derive(Debug)]
+struct What {
+    /// In the object model.
+    type_name: &'static str,
+    /// The contents, if it is a ring buffer.
+    ring: Option<Ring>,
+}
+
+/// Who uses a device.
+#[derive(Debug, Default)]
+struct Users {
+    count: usize,
+    /// The one there is goes on with another device in this one's place.
+    hotswap: bool,
 }
 
 impl Chardev {
     /// The back end for one more front end. Only a multiplexer serves several at a time.
     pub fn front_end(&self) -> CharBackend {
-        self.fronts.fetch_add(1, Ordering::Relaxed);
+        self.users.lock().count += 1;
         match &self.port {
-            Port::One(backend) => backend.clone(),
-            Port::Mux(mux) => mux::front_end(mux),
+            Port::Device(device) => CharBackend {
+                attach: device.clone().recipient(),
+                output: device.clone().recipient(),
+                credit: device.clone().recipient(),
+            },
+            Port::Mux(mux, _) => mux::front_end(mux),
         }
     }
-}
 
-impl Chardev {
-    /// A front end has taken it.
-    pub fn has_front_end(&self) -> bool {
-        self.fronts.load(Ordering::Relaxed) > 0
+    /// The back end for a front end that does not mind if `chardev-change` makes it another.
+    pub fn front_end_of_any(&self) -> CharBackend {
+        self.users.lock().hotswap = true;
+        self.front_end()
     }
 
-    /// The object that it is, with its name; the device under a multiplexer that came with it is one
-    /// of its own.
-    pub fn nodes(&self) -> Vec<(String, Node)> {
-        let mut device = Node::new(self.type_name);
-        if self.type_name == "chardev-socket" {
+    /// The object that it is, with its name.
+    pub fn node(&self) -> (String, Node) {
+        let type_name = self.what.lock().type_name;
+        let mut device = Node::new(type_name);
+        if type_name == "chardev-socket" {
             device.set("connected", !self.filename.lock().starts_with("disconnected:"));
         }
-        match self.multiplexed {
-            true => vec![
-                (format!("{}-base", self.id), device),
-                (self.id.clone(), Node::new("chardev-mux")),
-            ],
-            false => vec![(self.id.clone(), device)],
+        (self.id.clone(), device)
+    }
+
+    /// A front end has taken it.
+    pub fn has_front_end(&self) -> bool {
+        self.users.lock().count > 0
+    }
+
+    /// Whether another front end would find room.
+    pub fn has_room(&self) -> bool {
+        let most = if matches!(self.port, Port::Mux(..)) { MAX_MUX } else { 1 };
+        self.users.lock().count < most
+    }
+
+    /// Its only front end is gone.
+    pub fn release(&self) {
+        *self.users.lock() = Users::default();
+        if let Port::Device(device) = &self.port {
+            device.do_send(Detach);
         }
     }
 
-    /// A device and the multiplexer over it, in one.
-    pub fn is_multiplexed(&self) -> bool {
-        self.multiplexed
+    /// The contents, if it is a ring buffer.
+    pub fn ring(&self) -> Option<Ring> {
+        self.what.lock().ring.clone()
     }
 
     /// Tell the front end, that with the focus if there are several, of a break.
     pub fn send_break(&self) {
         self.breaks.do_send(SendBreak);
     }
+
+    /// End the connection of a socket; true if it is one.
+    pub fn hang_up(&self) -> bool {
+        let is_socket = self.is_socket();
+        if let (true, Port::Device(device)) = (is_socket, &self.port) {
+            device.do_send(Hangup);
+        }
+        is_socket
+    }
+
+    /// Whether what it talks to is over a stream socket.
+    pub fn is_socket(&self) -> bool {
+        let filename = self.filename.lock();
+        let name = filename.strip_prefix("disconnected:").unwrap_or(&filename);
+        ["tcp:", "telnet:", "unix:", "fd:"].iter().any(|kind| name.starts_with(kind))
+    }
+
+    /// The other side's name, if it is a pseudo-terminal.
+    pub fn pty(&self) -> Option<String> {
+        self.filename.lock().strip_prefix("pty:").map(str::to_owned)
+    }
+
+    fn close(&self) {
+        match &self.port {
+            Port::Device(device) => device.do_send(Close),
+            Port::Mux(mux, base) => {
+                mux.do_send(Close);
+                base.release();
+            }
+        }
+    }
 }
 
-/// What back ends need of the machine.
+/// What back ends need of the process.
 #[derive(Debug, Clone)]
 pub struct OpenContext {
     /// Told when Ctrl-a x asks for the end.
     pub shutdown: Outlet<RequestShutdown>,
-    /// How many front ends a multiplexer will get; it opens when all have attached.
-    pub front_ends: usize,
     /// What is opened as `/dev/fdset/N`.
     pub descriptors: Descriptors,
+    /// Where sockets are named by what a monitor's client has passed; otherwise by number.
+    pub named: Option<Descriptors>,
+    /// Who has the credentials of TLS.
+    pub objects: Objects,
 }
 
-/// Open a character device; its actors run on the current arbiter. `others` are those opened
-/// before, among which a multiplexer finds its base. With `wait=on` this takes until a client
-/// has connected.
-pub async fn open(
-    spec: &ChardevSpec,
-    context: &OpenContext,
-    others: &[Chardev],
-) -> Result<Chardev, ChardevError> {
+impl Default for OpenContext {
+    fn default() -> Self {
+        Self {
+            shutdown: Outlet::Unconnected,
+            descriptors: Descriptors::default(),
+            named: None,
+            objects: Objects::default(),
+        }
+    }
+}
+
+/// What a device is opened with, and what it is called.
+struct Opened {
+    parts: Parts,
+    filename: String,
+    what: What,
+}
+
+/// Open anything but a multiplexer. With `wait=on` this takes until a client has connected.
+async fn open_parts(spec: &ChardevSpec, context: &OpenContext) -> Result<Opened, ChardevError> {
     let mut ring = None;
-    let filename = Arc::new(Mutex::new(String::new()));
-    let source = match &spec.kind {
-        ChardevKind::Mux { chardev } => {
-            let base = others
-                .iter()
-                .find(|other| other.id == *chardev)
-                .ok_or_else(|| ChardevError::NoBase(chardev.clone()))?;
-            let mux = mux::Mux::start_on(base.front_end(), context);
-            return Ok(Chardev {
-                id: spec.id.clone(),
-                filename: Arc::new(Mutex::new("mux".into())),
-                ring: None,
-                breaks: mux.clone().recipient(),
-                port: Port::Mux(mux),
-                type_name: spec.kind.type_name(),
-                multiplexed: false,
-                fronts: Arc::default(),
-            });
-        }
-        ChardevKind::Null => {
-            *filename.lock() = "null".into();
-            Source::Fixed(device::Ends::default())
-        }
-        ChardevKind::Ringbuf { size } => {
-            *filename.lock() = "ringbuf".into();
-            let buffer = Ring::new(*size);
-            ring = Some(buffer.clone());
-            Source::Fixed(device::Ends {
-                writer: Some(Box::new(buffer)),
-                ..device::Ends::default()
-            })
-        }
-        ChardevKind::Stdio { signal } => {
-            *filename.lock() = "stdio".into();
-            host::stdio(*signal)?
-        }
-        ChardevKind::File { out, append, input } => {
-            *filename.lock() = "file".into();
-            host::file(out, *append, input.as_deref(), &context.descriptors).await?
-        }
-        ChardevKind::Pipe { path } => {
-            *filename.lock() = "pipe".into();
-            host::pipe(path)?
-        }
-        ChardevKind::Pty { link } => {
-            let (source, name) = host::pty(link.as_deref())?;
-            host::announce(&format!("char device redirected to {name} (label {})", spec.id));
-            source
-        }
-        ChardevKind::Socket(socket) => socket::open(socket, spec).await?,
-    };
     let log = match &spec.log {
         None => None,
-        Some(log) => Some(host::create(&log.path, log.append, &context.descriptors).await?),
+        Some(log) => Some(host::log(&log.path, log.append, &context.descriptors).await?),
     };
-    if let Source::Connections { first, more } = &source {
-        let first = first.as_ref().map(|connection| connection.filename.clone());
-        let name = first.or_else(|| more.as_ref().map(|connector| connector.disconnected()));
-        *filename.lock() = name.unwrap_or_default();
+    let (source, filename) = match &spec.kind {
+        ChardevKind::Null | ChardevKind::Mux { .. } => (Source::Fixed(Ends::default()), "null"),
+        ChardevKind::Vc => (Source::Fixed(Ends::default()), "vc"),
+        ChardevKind::Ringbuf { size } => {
+            let buffer = ring.insert(Ring::new(*size)).clone();
+            let ends = Ends { writer: Some(Box::new(buffer)), ..Ends::default() };
+            (Source::Fixed(ends), "ringbuf")
+        }
+        ChardevKind::Stdio { signal } => (host::stdio(*signal)?, "stdio"),
+        ChardevKind::File { out, append, input } => {
+            let input = input.as_deref();
+            (host::file(out, *append, input, &context.descriptors).await?, "file")
+        }
+        ChardevKind::Pipe { path } => (host::pipe(path)?, "pipe"),
+        ChardevKind::Udp(udp) => (udp::open(udp).await?, "udp"),
+        ChardevKind::Pty { link } => (host::pty(link.as_deref())?, "pty"),
+        ChardevKind::Socket(socket) => (socket::open(socket, spec, context).await?, "socket"),
+    };
+    let filename = match &source {
+        Source::Connections { first: Some(connection), .. } => connection.filename.clone(),
+        Source::Connections { first: None, more: Some(connector) } => connector.disconnected(),
+        _ => filename.to_owned(),
+    };
+    let what = What { type_name: spec.kind.type_name(), ring };
+    Ok(Opened { parts: Parts { source, log }, filename, what })
+}
+
+/// Open a device; its actor runs on the current arbiter.
+async fn open(spec: &ChardevSpec, context: &OpenContext) -> Result<Chardev, ChardevError> {
+    let Opened { parts, filename, what } = open_parts(spec, context).await?;
+    let filename = Arc::new(Mutex::new(filename));
+    let device = Device::new(parts, Arc::clone(&filename)).start();
+    Ok(Chardev {
+        id: spec.id.clone(),
+        filename,
+        what: Arc::new(Mutex::new(what)),
+        breaks: device.clone().recipient(),
+        port: Port::Device(device),
+        users: Arc::default(),
+    })
+}
+
+/// A multiplexer over a device that has no front end; it opens when `front_ends` have attached.
+fn multiplex(
+    id: &str,
+    base: &Chardev,
+    front_ends: usize,
+    context: &OpenContext,
+) -> Result<Chardev, ChardevError> {
+    if !base.has_room() || matches!(base.port, Port::Mux(..)) {
+        return Err(ChardevError::InUse(base.id.clone()));
     }
-    let device = Device::new(source, log, Arc::clone(&filename)).start();
-    let backend = CharBackend {
-        attach: device.clone().recipient(),
-        output: device.clone().recipient(),
-        credit: device.clone().recipient(),
-    };
-    let (port, breaks) = if spec.mux {
-        let mux = mux::Mux::start_on(backend, context);
-        (Port::Mux(mux.clone()), mux.recipient())
-    } else {
-        (Port::One(backend), device.recipient())
-    };
-    let (id, multiplexed) = (spec.id.clone(), spec.mux);
-    let type_name = spec.kind.type_name();
-    let fronts = Arc::default();
-    Ok(Chardev { id, filename, ring, port, type_name, multiplexed, fronts, breaks })
+    let mux = mux::Mux::start_on(base.front_end(), front_ends, context);
+    Ok(Chardev {
+        id: id.to_owned(),
+        filename: Arc::new(Mutex::new("mux".into())),
+        what: Arc::new(Mutex::new(What { type_name: "chardev-mux", ring: None })),
+        breaks: mux.clone().recipient(),
+        port: Port::Mux(mux, Box::new(base.clone())),
+        users: Arc::default(),
+    })
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
 
 use super::OpenContext;
+use super::device::Close;
 use super::message::{
     Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
 };
@@ -194,12 +195,12 @@ impl Timestamps {
 
 impl Mux {
     /// Start a multiplexer over a back end.
-    pub fn start_on(base: CharBackend, context: &OpenContext) -> Addr<Self> {
+    pub fn start_on(base: CharBackend, front_ends: usize, context: &OpenContext) -> Addr<Self> {
         Self {
             base,
             fronts: Vec::new(),
             focus: 0,
-            expected: context.front_ends,
+            expected: front_ends,
             complete: false,
             base_open: false,
             escaped: false,
@@ -434,5 +435,13 @@ impl Handler<SendBreak> for Mux {
         if let Some(front) = self.fronts.get(self.focus) {
             front.event(CharEvent::Break);
         }
+    }
+}
+
+impl Handler<Close> for Mux {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }

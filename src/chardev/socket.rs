@@ -13,16 +13,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, sockopt};
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
-use super::device::{Connection, Connector, Ends, Passed, Source};
-use super::spec::{ChardevSpec, SocketAddress, SocketSpec};
-use super::{ChardevError, words};
+use super::device::{Connection, Connector, Ends, Passed, Reader, Source, Writer};
+use super::spec::{ChardevSpec, Host, SocketAddress, SocketSpec, TlsSpec};
+use super::telnet::{self, Telnet};
+use super::{ChardevError, OpenContext, words};
 use crate::net::inherited;
 use crate::net::resolve::{self, Families, ResolveError};
 use crate::net::unix_path::{SUN_PATH, UnixPath};
+use crate::objects::{ObjectError, Objects};
+use crate::tls::{self, Endpoint, HandshakeError};
 
 /// Most descriptors of one message that are received; the kernel closes the others.
 const MESSAGE_MAX: usize = 16;
@@ -31,22 +34,37 @@ const MESSAGE_MAX: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Open a socket back end.
-pub async fn open(socket: &SocketSpec, spec: &ChardevSpec) -> Result<Source, ChardevError> {
+pub async fn open(
+    socket: &SocketSpec,
+    spec: &ChardevSpec,
+    context: &OpenContext,
+) -> Result<Source, ChardevError> {
+    if let Some(tls) = &socket.tls {
+        // What is wrong with them already is said at once.
+        let side = if socket.server { Endpoint::Server } else { Endpoint::Client };
+        context.objects.credentials(&tls.credentials, side)?;
+    }
     if !socket.server {
-        let mut client = Client { socket: socket.clone() };
-        if let SocketAddress::Fd(fd) = socket.address {
-            let first = adopt_stream(fd, socket.nodelay)?;
+        let mut client = Client {
+            socket: socket.clone(),
+            objects: context.objects.clone(),
+            label: spec.id.clone(),
+            tried: false,
+            told: false,
+        };
+        if let SocketAddress::Fd(fd) = &socket.address {
+            let first = adopt_stream(fd, socket, context)?;
             return Ok(Source::Connections { first: Some(first), more: None });
         }
-        let first = match (client.connect_once().await, socket.reconnect) {
-            (Ok(connection), _) => Some(connection),
-            (Err(error), None) => return Err(error),
-            (Err(_), Some(_)) => None,
-        };
-        let more = socket.reconnect.map(|_| Box::new(client) as Box<dyn Connector>);
-        return Ok(Source::Connections { first, more });
+        return Ok(match socket.reconnect {
+            Some(_) => Source::Connections { first: None, more: Some(Box::new(client)) },
+            None => {
+                let first = Some(client.connect_once().await?);
+                Source::Connections { first, more: None }
+            }
+        });
     }
-    let mut server = listen(socket).await?;
+    let mut server = listen(socket, context).await?;
     let mut first = None;
     if socket.wait {
         crate::report::line(&format!(
@@ -59,17 +77,67 @@ pub async fn open(socket: &SocketSpec, spec: &ChardevSpec) -> Result<Source, Cha
     Ok(Source::Connections { first, more: Some(Box::new(server)) })
 }
 
-fn over_tcp(stream: TcpStream, nodelay: bool, server: &str) -> Connection {
-    // Refused only for a socket that is dead already, which reading it will show.
-    let _ = stream.set_nodelay(nodelay);
+fn tcp_name(stream: &TcpStream, socket: &SocketSpec) -> String {
     let name =
         |address: io::Result<SocketAddr>| address.map_or("?".into(), |address| address.to_string());
-    let filename =
-        format!("tcp:{}{server} <-> {}", name(stream.local_addr()), name(stream.peer_addr()));
-    let (reader, writer) = stream.into_split();
-    let ends =
-        Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)), passed: None };
-    Connection { ends, filename }
+    format!(
+        "{}:{}{} <-> {}",
+        socket.protocol(),
+        name(stream.local_addr()),
+        if socket.server { ",server=on" } else { "" },
+        name(stream.peer_addr())
+    )
+}
+
+/// Ends of a connection that is made, and what is said on it first.
+async fn over_tcp(
+    stream: TcpStream,
+    socket: &SocketSpec,
+    objects: &Objects,
+) -> Result<Connection, ConnectionError> {
+    // Refused only for a socket that is dead already, which reading it will show.
+    let _ = stream.set_nodelay(socket.nodelay);
+    let filename = tcp_name(&stream, socket);
+    let (reader, mut writer): (Reader, Writer) = match &socket.tls {
+        None => {
+            let (reader, writer) = stream.into_split();
+            (Box::new(reader), Box::new(writer))
+        }
+        Some(TlsSpec { credentials, authorization }) => {
+            let secured = if socket.server {
+                let ours = objects.server_tls(credentials, authorization.as_deref())?;
+                tls::accept(stream, &ours).await?
+            } else {
+                let host = match &socket.address {
+                    SocketAddress::Inet { at, .. } => Some(at.host.as_str()),
+                    SocketAddress::Unix { .. } | SocketAddress::Fd(_) => None,
+                };
+                tls::connect(stream, &objects.client_tls(credentials, None)?, host).await?
+            };
+            let (reader, writer) = tokio::io::split(secured);
+            (Box::new(reader), Box::new(writer))
+        }
+    };
+    let telnet = (socket.telnet && socket.server).then(Telnet::default);
+    if telnet.is_some() {
+        writer.write_all(&telnet::OFFER).await?;
+    }
+    let ends = Ends { reader: Some(reader), writer: Some(writer), passed: None, telnet };
+    Ok(Connection { ends, filename })
+}
+
+/// Why a connection that was made cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("{}", words(.0))]
+    Io(#[from] io::Error),
+    /// It never was.
+    #[error("{}", words(.0))]
+    Accept(io::Error),
 }
 
 fn over_unix(stream: UnixStream, filename: String) -> Connection {
@@ -80,6 +148,7 @@ fn over_unix(stream: UnixStream, filename: String) -> Connection {
         reader: Some(Box::new(reader)),
         writer: Some(Box::new(writer)),
         passed: Some(passed),
+        telnet: None,
     };
     Connection { ends, filename }
 }
@@ -131,28 +200,30 @@ fn receive(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<O
     Ok((received.bytes, first))
 }
 
-/// `unix:` and `tcp:` as `query-chardev` writes an address.
-fn address_name(address: &SocketAddress) -> String {
-    match address {
-        SocketAddress::Inet { host, port, .. } => format!("tcp:{host}:{port}"),
-        SocketAddress::Unix { path, .. } => format!("unix:{}", path.display()),
+/// An address as `query-chardev` writes it.
+fn address_name(socket: &SocketSpec) -> String {
+    match &socket.address {
+        SocketAddress::Inet { at, .. } => {
+            format!("{}:{}:{}", socket.protocol(), at.host, at.port)
+        }
+        SocketAddress::Unix { path, is_abstract, tight } => {
+            let kind = match (is_abstract, tight) {
+                (false, _) => "",
+                (true, false) => ",abstract=on",
+                (true, true) => ",abstract=on,tight=on",
+            };
+            format!("unix:{}{kind}", path.display())
+        }
         SocketAddress::Fd(fd) => format!("fd:{fd}"),
     }
 }
 
-/// The addresses of a host and service, of the families that are wanted; `default` stands for a
-/// host that is left out.
-async fn resolve(
-    host: &str,
-    default: &str,
-    port: &str,
-    ipv4: Option<bool>,
-    ipv6: Option<bool>,
-) -> Result<Vec<SocketAddr>, ChardevError> {
-    let families = Families::from_switches(ipv4, ipv6).ok_or(ChardevError::NoFamily)?;
-    let name = if host.is_empty() { default } else { host };
-    let found = resolve::resolve(name, port, families).await;
-    Ok(found.map_err(|error| ResolveError { host: host.to_owned(), ..error })?)
+/// The addresses of a host; `default` stands for one that is left out.
+pub async fn resolve(at: &Host, default: &str) -> Result<Vec<SocketAddr>, ChardevError> {
+    let families = Families::from_switches(at.ipv4, at.ipv6).ok_or(ChardevError::NoFamily)?;
+    let name = if at.host.is_empty() { default } else { &at.host };
+    let found = resolve::resolve(name, &at.port, families).await;
+    Ok(found.map_err(|error| ResolveError { host: at.host.clone(), ..error })?)
 }
 
 /// The address, and what it needs as long as it is used.
@@ -166,7 +237,7 @@ fn unix_address(
     if is_abstract {
         let mut name = path.as_os_str().as_encoded_bytes().to_vec();
         if name.len() >= SUN_PATH {
-            return Err(ChardevError::PathTooLong { path: shown(), limit: SUN_PATH - 1 });
+            return Err(ChardevError::PathTooLong { path: shown() });
         }
         if !tight {
             name.resize(SUN_PATH - 1, 0);
@@ -175,38 +246,59 @@ fn unix_address(
         return Ok((address.map_err(failed)?, None));
     }
     let Some(short) = UnixPath::new(path).map_err(failed)? else {
-        return Err(ChardevError::PathTooLong { path: shown(), limit: SUN_PATH });
+        return Err(ChardevError::PathTooLong { path: shown() });
     };
     let address = std::os::unix::net::SocketAddr::from_pathname(short.path());
     Ok((address.map_err(failed)?, Some(short)))
 }
 
-/// A duplicate of a socket that the parent process left open for us.
-fn inherited(fd: i32) -> Result<OwnedFd, ChardevError> {
-    inherited::duplicate(fd)
-        .and_then(|owned| Ok(sockopt::socket_type(&owned).map(|_| owned)?))
-        .map_err(|error| match rustix::io::Errno::from_io_error(&error) {
-            Some(rustix::io::Errno::BADF | rustix::io::Errno::NOTSOCK) => {
-                ChardevError::NotASocket { fd }
-            }
-            _ => ChardevError::Descriptor { fd, reason: words(&error) },
-        })
+/// The socket that a client has passed under this name, or a duplicate of the one of this number
+/// that the parent process left open for us.
+fn given(fd: &str, context: &OpenContext) -> Result<OwnedFd, ChardevError> {
+    let owned = match &context.named {
+        Some(named) => named.take(fd).ok_or_else(|| ChardevError::NoSuchName(fd.to_owned()))?,
+        None => {
+            let unparsed = || ChardevError::NotANumber(fd.to_owned());
+            let number = fd.parse().map_err(|_| unparsed())?;
+            inherited::duplicate(number)
+                .map_err(|_| ChardevError::NotASocket { fd: fd.to_owned() })?
+        }
+    };
+    sockopt::socket_type(&owned).map_err(|_| ChardevError::NotASocket { fd: fd.to_owned() })?;
+    Ok(owned)
 }
 
-fn adopt_stream(fd: i32, nodelay: bool) -> Result<Connection, ChardevError> {
-    let failed = |error: io::Error| ChardevError::Descriptor { fd, reason: words(&error) };
-    let owned = inherited(fd)?;
+fn adopt_stream(
+    fd: &str,
+    socket: &SocketSpec,
+    context: &OpenContext,
+) -> Result<Connection, ChardevError> {
+    let failed =
+        |error: io::Error| ChardevError::Descriptor { fd: fd.to_owned(), reason: words(&error) };
+    let owned = given(fd, context)?;
     let domain = sockopt::socket_domain(&owned).map_err(|error| failed(error.into()))?;
     if domain == AddressFamily::UNIX {
         let stream = std::os::unix::net::UnixStream::from(owned);
         stream.set_nonblocking(true).map_err(failed)?;
         let stream = UnixStream::from_std(stream).map_err(failed)?;
-        Ok(over_unix(stream, format!("unix:fd:{fd}")))
+        let peer = stream.peer_addr().ok();
+        let path = peer.as_ref().and_then(|peer| peer.as_pathname());
+        let path = path.map(|path| path.display().to_string()).unwrap_or_default();
+        Ok(over_unix(stream, format!("unix:{path}")))
     } else {
         let stream = std::net::TcpStream::from(owned);
         stream.set_nonblocking(true).map_err(failed)?;
         let stream = TcpStream::from_std(stream).map_err(failed)?;
-        Ok(over_tcp(stream, nodelay, ""))
+        // Without TLS and telnet, which a descriptor does not have at this end.
+        let filename = tcp_name(&stream, socket);
+        let _ = stream.set_nodelay(socket.nodelay);
+        let (reader, writer) = stream.into_split();
+        let ends = Ends {
+            reader: Some(Box::new(reader)),
+            writer: Some(Box::new(writer)),
+            ..Ends::default()
+        };
+        Ok(Connection { ends, filename })
     }
 }
 
@@ -218,28 +310,26 @@ enum Listener {
 
 struct Server {
     listener: Listener,
-    nodelay: bool,
+    socket: SocketSpec,
+    objects: Objects,
+    /// Where it listens, as `query-chardev` writes it.
     name: String,
+    /// The path of its address, as far as it has one.
+    path: String,
     /// The socket's file, gone with it.
-    path: Option<PathBuf>,
+    file: Option<PathBuf>,
 }
 
-async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
-    let mut name = address_name(&socket.address);
+async fn listen(socket: &SocketSpec, context: &OpenContext) -> Result<Server, ChardevError> {
     let mut file = None;
     let listener = match &socket.address {
-        SocketAddress::Inet { host, port, to, ipv4, ipv6 } => {
-            let any = if *ipv4 == Some(false) || (*ipv6 == Some(true) && ipv4.is_none()) {
+        SocketAddress::Inet { at, to } => {
+            let any = if at.ipv4 == Some(false) || (at.ipv6 == Some(true) && at.ipv4.is_none()) {
                 "::"
             } else {
                 "0.0.0.0"
             };
-            let addresses = resolve(host, any, port, *ipv4, *ipv6).await?;
-            let listener = listen_tcp(&addresses, *to)?;
-            if let Ok(bound) = listener.local_addr() {
-                name = format!("tcp:{host}:{}", bound.port());
-            }
-            Listener::Tcp(listener)
+            Listener::Tcp(listen_tcp(&resolve(at, any).await?, *to)?)
         }
         SocketAddress::Unix { path, is_abstract, tight } => {
             let failed = |error: io::Error| ChardevError::Bind {
@@ -250,25 +340,29 @@ async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
             if !is_abstract {
                 // What an earlier machine left behind.
                 match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(failed(error));
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => {
+                        return Err(ChardevError::Unlink {
+                            path: path.display().to_string(),
+                            reason: words(&error),
+                        });
                     }
-                    _ => file = Some(path.clone()),
+                    Ok(()) => {}
                 }
+                file = Some(path.clone());
             }
             let listener = std::os::unix::net::UnixListener::bind_addr(&address).map_err(failed)?;
             listener.set_nonblocking(true).map_err(failed)?;
             Listener::Unix(UnixListener::from_std(listener).map_err(failed)?)
         }
         SocketAddress::Fd(fd) => {
-            let failed =
-                |error: io::Error| ChardevError::Descriptor { fd: *fd, reason: words(&error) };
-            let owned = inherited(*fd)?;
-            let listening =
-                sockopt::socket_acceptconn(&owned).map_err(|error| failed(error.into()))?;
-            if !listening {
-                return Err(failed(io::Error::other("the socket does not listen")));
-            }
+            let failed = |error: io::Error| ChardevError::Descriptor {
+                fd: fd.clone(),
+                reason: words(&error),
+            };
+            let owned = given(fd, context)?;
+            // As QEMU does; for one that listens already this sets the backlog.
+            rustix::net::listen(&owned, 1).map_err(|error| failed(error.into()))?;
             let domain = sockopt::socket_domain(&owned).map_err(|error| failed(error.into()))?;
             if domain == AddressFamily::UNIX {
                 let listener = std::os::unix::net::UnixListener::from(owned);
@@ -281,14 +375,44 @@ async fn listen(socket: &SocketSpec) -> Result<Server, ChardevError> {
             }
         }
     };
-    Ok(Server { listener, nodelay: socket.nodelay, name, path: file })
+    let (name, path) = listener.name(socket);
+    let (socket, objects) = (socket.clone(), context.objects.clone());
+    Ok(Server { listener, socket, objects, name, path, file })
+}
+
+impl Listener {
+    /// Where it listens, as `query-chardev` writes it, and the path of that if it has one.
+    fn name(&self, socket: &SocketSpec) -> (String, String) {
+        match self {
+            Self::Tcp(listener) => {
+                let at = listener.local_addr();
+                let at = at.map_or("?".into(), |at| format!("{}:{}", at.ip(), at.port()));
+                (format!("{}:{at}", socket.protocol()), String::new())
+            }
+            Self::Unix(listener) => {
+                let at = listener.local_addr().ok();
+                let path = at.as_ref().and_then(|at| at.as_pathname());
+                match (&socket.address, path) {
+                    // The path as it was given: what is bound may be a shorter way to say it.
+                    (SocketAddress::Unix { path, is_abstract: false, .. }, _) => {
+                        (format!("unix:{}", path.display()), path.display().to_string())
+                    }
+                    (SocketAddress::Unix { .. }, _) => (address_name(socket), String::new()),
+                    (_, Some(path)) => {
+                        (format!("unix:{}", path.display()), path.display().to_string())
+                    }
+                    (_, None) => ("unix:".to_owned(), String::new()),
+                }
+            }
+        }
+    }
 }
 
 /// Listen on the first port that is free, from that of the addresses up to `to`.
 fn listen_tcp(addresses: &[SocketAddr], to: Option<u16>) -> Result<TcpListener, ChardevError> {
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    let mut last = io::Error::from_raw_os_error(libc::EADDRINUSE);
     let first = addresses.first().map_or(0, SocketAddr::port);
-    for port in first..=to.unwrap_or(first) {
+    for port in first..=to.unwrap_or(first).max(first) {
         for address in addresses {
             let mut address = *address;
             address.set_port(port);
@@ -304,28 +428,35 @@ fn listen_tcp(addresses: &[SocketAddr], to: Option<u16>) -> Result<TcpListener, 
             }
         }
     }
-    Err(ChardevError::NoPort { reason: words(&last) })
+    match last.kind() {
+        io::ErrorKind::AddrInUse => Err(ChardevError::NoPort { reason: words(&last) }),
+        _ => Err(ChardevError::BindInet(words(&last))),
+    }
 }
 
 impl Server {
+    /// The next client that is good enough.
     async fn accept(&mut self) -> Connection {
         loop {
             let accepted = match &self.listener {
-                Listener::Tcp(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| over_tcp(stream, self.nodelay, ",server=on")),
-                Listener::Unix(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| over_unix(stream, format!("{},server=on", self.name))),
+                Listener::Tcp(listener) => match listener.accept().await {
+                    Ok((stream, _)) => over_tcp(stream, &self.socket, &self.objects).await,
+                    Err(error) => Err(ConnectionError::Accept(error)),
+                },
+                Listener::Unix(listener) => match listener.accept().await {
+                    Ok((stream, _)) => {
+                        Ok(over_unix(stream, format!("unix:{},server=on", self.path)))
+                    }
+                    Err(error) => Err(ConnectionError::Accept(error)),
+                },
             };
             match accepted {
                 Ok(connection) => return connection,
-                Err(error) => {
+                Err(ConnectionError::Accept(error)) => {
                     tracing::warn!("{}: accepting a connection: {error}", self.name);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+                Err(error) => tracing::warn!("{}: a client is turned away: {error}", self.name),
             }
         }
     }
@@ -343,8 +474,8 @@ impl Connector for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
+        if let Some(file) = &self.file {
+            let _ = std::fs::remove_file(file);
         }
     }
 }
@@ -352,20 +483,28 @@ impl Drop for Server {
 /// The connecting side.
 struct Client {
     socket: SocketSpec,
+    objects: Objects,
+    /// Of the device, for messages.
+    label: String,
+    /// The first attempt has been made: a pause comes before each other.
+    tried: bool,
+    /// That there is nobody to connect to has been said.
+    told: bool,
 }
 
 impl Client {
     async fn connect_once(&mut self) -> Result<Connection, ChardevError> {
         match &self.socket.address {
-            SocketAddress::Inet { host, port, ipv4, ipv6, .. } => {
-                let addresses = resolve(host, "localhost", port, *ipv4, *ipv6).await?;
-                let stream = TcpStream::connect(addresses.as_slice()).await.map_err(|error| {
-                    ChardevError::Connect {
-                        address: format!("{host}:{port}"),
-                        reason: words(&error),
-                    }
-                })?;
-                Ok(over_tcp(stream, self.socket.nodelay, ""))
+            SocketAddress::Inet { at, .. } => {
+                let addresses = resolve(at, "localhost").await?;
+                let failed = |reason| {
+                    let address = format!("{}:{}", at.host, at.port);
+                    ChardevError::Connect { address, reason }
+                };
+                let stream = TcpStream::connect(addresses.as_slice()).await;
+                let stream = stream.map_err(|error| failed(words(&error)))?;
+                let connection = over_tcp(stream, &self.socket, &self.objects).await;
+                connection.map_err(|error| failed(error.to_string()))
             }
             SocketAddress::Unix { path, is_abstract, tight } => {
                 let (address, path_of_address) = unix_address(path, *is_abstract, *tight)?;
@@ -384,10 +523,19 @@ impl Client {
                 .map_err(failed)?;
                 stream.set_nonblocking(true).map_err(failed)?;
                 let stream = UnixStream::from_std(stream).map_err(failed)?;
-                Ok(over_unix(stream, address_name(&self.socket.address)))
+                let name = if *is_abstract { String::new() } else { path.display().to_string() };
+                Ok(over_unix(stream, format!("unix:{name}")))
             }
-            SocketAddress::Fd(fd) => adopt_stream(*fd, self.socket.nodelay),
+            // Adopted when the device was opened; there is no second one.
+            SocketAddress::Fd(fd) => Err(ChardevError::NotASocket { fd: fd.clone() }),
         }
+    }
+}
+
+impl SocketSpec {
+    /// What `query-chardev` calls the protocol over TCP.
+    fn protocol(&self) -> &'static str {
+        if self.telnet { "telnet" } else { "tcp" }
     }
 }
 
@@ -396,15 +544,27 @@ impl Connector for Client {
         Box::pin(async {
             let interval = self.socket.reconnect.unwrap_or(ACCEPT_PAUSE);
             loop {
-                tokio::time::sleep(interval).await;
-                if let Ok(connection) = self.connect_once().await {
-                    return Ok(connection);
+                if std::mem::replace(&mut self.tried, true) {
+                    tokio::time::sleep(interval).await;
+                }
+                match self.connect_once().await {
+                    Ok(connection) => {
+                        self.told = false;
+                        return Ok(connection);
+                    }
+                    Err(error) if !std::mem::replace(&mut self.told, true) => {
+                        let label = &self.label;
+                        crate::report::line(&format!(
+                            "Unable to connect character device {label}: {error}"
+                        ));
+                    }
+                    Err(_) => {}
                 }
             }
         })
     }
 
     fn disconnected(&self) -> String {
-        format!("disconnected:{}", address_name(&self.socket.address))
+        format!("disconnected:{}", address_name(&self.socket))
     }
 }

@@ -56,6 +56,10 @@ pub enum ChardevKind {
         size: usize,
     },
     Socket(SocketSpec),
+    /// Datagrams: each write is one.
+    Udp(UdpSpec),
+    /// A text console, of which nobody sees anything.
+    Vc,
     /// A multiplexer over character device `chardev` (`mux` of the spec is not needed then).
     Mux {
         chardev: String,
@@ -73,6 +77,8 @@ impl ChardevKind {
             Self::Pipe { .. } => "chardev-pipe",
             Self::Ringbuf { .. } => "chardev-ringbuf",
             Self::Socket(_) => "chardev-socket",
+            Self::Udp(_) => "chardev-udp",
+            Self::Vc => "chardev-vc",
             Self::Mux { .. } => "chardev-mux",
         }
     }
@@ -88,22 +94,48 @@ pub struct SocketSpec {
     pub wait: bool,
     /// Disable Nagle's algorithm (TCP).
     pub nodelay: bool,
+    /// Offer the client telnet's options, and take out what it says of them.
+    pub telnet: bool,
     /// A client that is refused or dropped tries again after this long.
     pub reconnect: Option<Duration>,
+    /// Speak TLS (TCP, or a listening socket of the parent's).
+    pub tls: Option<TlsSpec>,
+}
+
+/// `tls-creds=` and `tls-authz=`: identifiers of objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSpec {
+    pub credentials: String,
+    /// Which clients may connect; looked up when one does.
+    pub authorization: Option<String>,
+}
+
+/// Ends of a stream of datagrams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpSpec {
+    pub remote: Host,
+    /// Where datagrams are received; any port of any address if left out.
+    pub local: Option<Host>,
+}
+
+/// An internet address to be looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Empty for any address (at our end) or the local host (at the other).
+    pub host: String,
+    /// Service name or number.
+    pub port: String,
+    pub ipv4: Option<bool>,
+    pub ipv6: Option<bool>,
 }
 
 /// Where a stream socket listens or connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocketAddress {
     Inet {
-        /// Empty for any address (server) or the local host (client).
-        host: String,
-        /// Service name or number.
-        port: String,
+        at: Host,
         /// Highest port a server may fall back to.
         to: Option<u16>,
-        ipv4: Option<bool>,
-        ipv6: Option<bool>,
     },
     Unix {
         path: PathBuf,
@@ -112,6 +144,7 @@ pub enum SocketAddress {
         /// An abstract name ends with the text, rather than filling the whole address.
         tight: bool,
     },
-    /// A descriptor inherited from the parent process.
-    Fd(i32),
+    /// A descriptor: by its name if a monitor's client has passed it, by its number if it is
+    /// inherited from the parent process.
+    Fd(String),
 }

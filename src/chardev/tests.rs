@@ -124,12 +124,15 @@ fn spec(kind: ChardevKind) -> ChardevSpec {
     ChardevSpec { id: "c".into(), kind, mux: false, log: None, origin: "-chardev c".into() }
 }
 
-fn context(front_ends: usize) -> OpenContext {
-    OpenContext { shutdown: Outlet::Unconnected, front_ends, descriptors: Descriptors::default() }
+/// Open what this says, alone.
+async fn open(spec: &ChardevSpec) -> Result<Chardev, ChardevError> {
+    let all = Chardevs::default();
+    all.open(spec, 1).await?;
+    Ok(all.get(&spec.id).expect("it is there"))
 }
 
 async fn opened(kind: ChardevKind) -> Chardev {
-    open(&spec(kind), &context(1), &[]).await.expect("opens")
+    open(&spec(kind)).await.expect("opens")
 }
 
 fn unix(path: &Path, server: bool) -> SocketSpec {
@@ -138,7 +141,9 @@ fn unix(path: &Path, server: bool) -> SocketSpec {
         server,
         wait: false,
         nodelay: false,
+        telnet: false,
         reconnect: None,
+        tls: None,
     }
 }
 
@@ -218,7 +223,7 @@ async fn a_client_connects_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let mut socket = unix(&path, false);
-    let refused = open(&spec(ChardevKind::Socket(socket.clone())), &context(1), &[]).await;
+    let refused = open(&spec(ChardevKind::Socket(socket.clone()))).await;
     assert_eq!(
         refused.unwrap_err().to_string(),
         format!("Failed to connect to '{}': No such file or directory", path.display())
@@ -244,16 +249,11 @@ async fn refusals_in_the_words_of_qemu() {
     let inet = |host: &str, port: String, server| {
         ChardevKind::Socket(SocketSpec {
             address: SocketAddress::Inet {
-                host: host.into(),
-                port,
+                at: Host { host: host.into(), port, ipv4: None, ipv6: None },
                 to: None,
-                ipv4: None,
-                ipv6: None,
             },
-            server,
-            wait: false,
             nodelay: true,
-            reconnect: None,
+            ..unix(Path::new(""), server)
         })
     };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -283,11 +283,11 @@ async fn refusals_in_the_words_of_qemu() {
         ),
         (
             ChardevKind::Socket(unix(Path::new(&long), true)),
-            format!("UNIX socket path '{long}' is too long (at most 108 bytes fit)"),
+            format!("UNIX socket path '{long}' is too long"),
         ),
         (
             ChardevKind::Socket(SocketSpec {
-                address: SocketAddress::Fd(9999),
+                address: SocketAddress::Fd("9999".into()),
                 ..unix(missing, false)
             }),
             "File descriptor '9999' is not a socket".into(),
@@ -302,7 +302,7 @@ async fn refusals_in_the_words_of_qemu() {
         ),
         (ChardevKind::Mux { chardev: "x".into() }, "mux: base chardev x not found".into()),
     ] {
-        let error = open(&spec(kind), &context(1), &[]).await.unwrap_err();
+        let error = open(&spec(kind)).await.unwrap_err();
         assert_eq!(error.to_string(), expect);
     }
 }
@@ -314,8 +314,7 @@ async fn a_server_waits_for_its_client() {
     let mut socket = unix(&path, true);
     socket.wait = true;
     let spec = spec(ChardevKind::Socket(socket));
-    let context = context(1);
-    let opening = open(&spec, &context, &[]);
+    let opening = open(&spec);
     tokio::pin!(opening);
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut opening).await.is_err());
     let _client = UnixStream::connect(&path).unwrap();
@@ -329,7 +328,7 @@ async fn a_descriptor_of_the_parent_listens() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
-    let address = SocketAddress::Fd(listener.as_raw_fd());
+    let address = SocketAddress::Fd(listener.as_raw_fd().to_string());
     let chardev = opened(ChardevKind::Socket(SocketSpec { address, ..unix(&path, true) })).await;
     let mut front = Front::on(&chardev);
     let mut client = UnixStream::connect(&path).unwrap();
@@ -370,7 +369,7 @@ async fn files_pipes_rings_and_logs() {
     for (append, expect) in [(true, "old new"), (false, "new")] {
         let kind = ChardevKind::File { out: at("out"), append, input: Some(at("in")) };
         let log = Some(LogSpec { path: at("log"), append });
-        let chardev = open(&ChardevSpec { log, ..spec(kind) }, &context(1), &[]).await.unwrap();
+        let chardev = open(&ChardevSpec { log, ..spec(kind) }).await.unwrap();
         let mut front = Front::on(&chardev);
         front.event(CharEvent::Opened).await;
         assert_eq!(front.read(5, 2).await, b"typed");
@@ -408,7 +407,7 @@ async fn files_pipes_rings_and_logs() {
     let mut front = Front::on(&chardev);
     front.event(CharEvent::Opened).await;
     front.write(b"0123456789").await;
-    let ring = chardev.ring.clone().unwrap();
+    let ring = chardev.ring().unwrap();
     assert_eq!(ring.read(3), b"234");
     ring.write(b"abcd");
     assert_eq!(ring.read(100), b"6789abcd");
@@ -432,9 +431,10 @@ impl MuxBench {
         let shutdown = Outlet::fold(move |request| {
             let _ = sender.send(request);
         });
-        let context = OpenContext { shutdown, front_ends: 2, descriptors: Descriptors::default() };
+        let all = Chardevs::new(OpenContext { shutdown, ..OpenContext::default() });
         let spec = ChardevSpec { mux: true, ..spec(ChardevKind::Socket(unix(&path, true))) };
-        let chardev = open(&spec, &context, &[]).await.unwrap();
+        all.open(&spec, 2).await.unwrap();
+        let chardev = all.get("c").unwrap();
         let client = UnixStream::connect(&path).unwrap();
         let mut monitor = Front::on(&chardev);
         monitor.event(CharEvent::MuxIn).await;

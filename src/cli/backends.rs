@@ -1,43 +1,22 @@
 //! `-chardev`, `-serial`, `-monitor`, `-qmp`, `-mon`: character devices and who sits on them.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::opts::Opts;
 use super::{CliError, Given, OptionError, Step, refused, value};
-use crate::chardev::spec::{ChardevKind, ChardevSpec, LogSpec, SocketAddress, SocketSpec};
+use crate::chardev::address::{FdAddress, SocketAddressLegacy};
+use crate::chardev::options::{ChardevSocket, KINDS, ringbuf_size};
+use crate::chardev::spec::{ChardevKind, ChardevSpec, Host, LogSpec, UdpSpec};
+use crate::chardev::{ChardevError, MAX_MUX};
 use crate::machine::spec::{MachineSpec, MonitorMode, MonitorSpec, QtestLog, QtestSpec};
+use crate::migration::channel::{InetAddress, UnixAddress};
 
 pub const HMP: MonitorMode = MonitorMode::Hmp;
 pub const QMP: MonitorMode = MonitorMode::Qmp { pretty: false };
 pub const QMP_PRETTY: MonitorMode = MonitorMode::Qmp { pretty: true };
 
-/// Front ends that a multiplexer holds.
-const MAX_MUX: usize = 4;
-
 /// Bytes a ring buffer keeps when `size=` is not given.
 const RINGBUF_SIZE: u64 = 65536;
-
-/// Types that `-chardev help` lists.
-const TYPES: [&str; 9] = ["file", "mux", "null", "pipe", "pty", "ringbuf", "socket", "stdio", "vc"];
-
-/// Types of QEMU that have no counterpart here.
-const UNAVAILABLE: [&str; 14] = [
-    "braille",
-    "console",
-    "dbus",
-    "hub",
-    "msmouse",
-    "parallel",
-    "qemu-vdagent",
-    "serial",
-    "spiceport",
-    "spicevmc",
-    "testdev",
-    "tty",
-    "udp",
-    "wctablet",
-];
 
 /// The argument of a `-serial`.
 #[derive(Debug)]
@@ -86,8 +65,7 @@ impl Backends {
         warnings: &mut Vec<String>,
     ) -> Result<Step, OptionError> {
         if matches!(text, "help" | "?") {
-            let types: String = TYPES.iter().map(|name| format!("  {name}\n")).collect();
-            return Ok(Step::Print(format!("Available chardev backend types:\n{types}")));
+            return Ok(Step::Print(kinds()));
         }
         let mut opts = Opts::parse(text, Some("backend"));
         warn(&mut opts, origin, warnings);
@@ -375,22 +353,36 @@ pub fn compat(id: String, text: &str, origin: &str) -> Result<ChardevSpec, Optio
             opts = Opts::parse(address, Some("path"));
             opts.items.push(("backend".into(), "socket".into()));
         }
-        Some(("tcp", address)) => {
+        Some((kind @ ("tcp" | "telnet" | "websocket" | "tn3270"), address)) => {
             let (address, rest) = address.split_once(',').unwrap_or((address, ""));
             let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
             if port.is_empty() {
                 return Err(invalid());
             }
             opts = Opts::parse(rest, None);
-            opts.items.push(("backend".into(), "socket".into()));
-            opts.items.push(("host".into(), host.into()));
-            opts.items.push(("port".into(), port.into()));
+            let mut set = |key: &str, value: &str| opts.items.push((key.into(), value.into()));
+            set("backend", "socket");
+            set("host", host);
+            set("port", port);
+            if kind != "tcp" {
+                set(kind, "on");
+            }
         }
-        Some((kind @ ("telnet" | "websocket" | "tn3270" | "udp" | "con" | "spiceport"), _)) => {
-            return refused(format!(
-                "{kind}: is not available (valid: stdio, mon:stdio, null, none, pty, vc, \
-                 chardev:ID, file:FILE, pipe:FILE, tcp:HOST:PORT, unix:FILE)"
-            ));
+        Some(("udp", address)) => {
+            set("backend", "udp");
+            let (remote, local) = match address.split_once('@') {
+                Some((remote, local)) => (remote, Some(local)),
+                None => (address, None),
+            };
+            let (host, port) = remote.rsplit_once(':').ok_or_else(invalid)?;
+            set("host", host);
+            set("port", port);
+            if let Some((host, port)) =
+                local.map(|local| local.rsplit_once(':').ok_or_else(invalid)).transpose()?
+            {
+                set("localaddr", host);
+                set("localport", port);
+            }
         }
         _ => return Err(invalid()),
     }
@@ -414,7 +406,7 @@ fn chardev(id: String, mut opts: Opts, origin: &str) -> Result<ChardevSpec, Opti
             for key in ["width", "height", "cols", "rows"] {
                 opts.take_number(key)?;
             }
-            ChardevKind::Null
+            ChardevKind::Vc
         }
         "stdio" => ChardevKind::Stdio { signal: opts.take_switch("signal")?.unwrap_or(true) },
         "pty" => ChardevKind::Pty { link: opts.take("path").map(PathBuf::from) },
@@ -435,81 +427,65 @@ fn chardev(id: String, mut opts: Opts, origin: &str) -> Result<ChardevSpec, Opti
                 Some(text) => value::size("size", &text, 1)?,
                 None => RINGBUF_SIZE,
             };
-            if !size.is_power_of_two() {
-                return refused("size of ringbuf chardev must be power of two");
-            }
-            match usize::try_from(size) {
-                Ok(size) if size <= 1 << 30 => ChardevKind::Ringbuf { size },
-                _ => return refused("size of ringbuf chardev must be at most 1 GiB"),
-            }
+            let size = ringbuf_size(i64::try_from(size).unwrap_or(i64::MAX));
+            ChardevKind::Ringbuf { size: size.map_err(of_options)? }
         }
-        "socket" => ChardevKind::Socket(socket(&mut opts)?),
+        "socket" => ChardevKind::Socket(socket(&mut opts)?.spec().map_err(of_options)?),
+        "udp" => ChardevKind::Udp(udp(&mut opts)?),
         "mux" => match opts.take("chardev") {
             Some(chardev) => ChardevKind::Mux { chardev },
             None => return refused("chardev: mux: no chardev given"),
         },
-        other if UNAVAILABLE.contains(&other) => {
-            return refused(format!(
-                "chardev type '{other}' is not available (valid: {})",
-                TYPES.join(", ")
-            ));
-        }
-        other => {
-            return refused(format!(
-                "'{other}' is not a valid char driver name (valid: {})",
-                TYPES.join(", ")
-            ));
-        }
+        other => return refused(format!("'{other}' is not a valid char driver name")),
     };
     opts.finish()?;
     Ok(ChardevSpec { id, kind, mux, log, origin: origin.into() })
 }
 
-/// The parameters of a socket.
-fn socket(opts: &mut Opts) -> Result<SocketSpec, OptionError> {
-    let server = opts.take_switch("server")?.unwrap_or(false);
-    let wait = opts.take_switch("wait")?;
-    let delay = opts.take_switch("delay")?;
-    let nodelay = opts.take_switch("nodelay")?;
-    for name in ["telnet", "tn3270", "websocket"] {
-        if opts.take_switch(name)?.unwrap_or(false) {
-            return refused(format!("{name}=on is not available"));
-        }
-    }
-    for name in ["tls-creds", "tls-authz"] {
-        if opts.take(name).is_some() {
-            return refused(format!("{name}= is not available"));
-        }
-    }
-    let seconds = opts.take_number("reconnect")?;
-    let milliseconds = opts.take_number("reconnect-ms")?;
-    if seconds.is_some() && milliseconds.is_some() {
-        return refused("'reconnect' and 'reconnect-ms' are mutually exclusive");
-    }
-    if server && (seconds.is_some() || milliseconds.is_some()) {
-        return refused("'reconnect' option is incompatible with socket in server listen mode");
-    }
-    if !server && wait.is_some() {
-        return refused("'wait' option is incompatible with socket in client connect mode");
-    }
-    let reconnect = match (seconds, milliseconds) {
-        (Some(0) | None, Some(0) | None) => None,
-        (Some(n), _) => Some(Duration::from_secs(n)),
-        (None, Some(n)) => Some(Duration::from_millis(n)),
+fn of_options(error: ChardevError) -> OptionError {
+    OptionError::Refused(error.to_string())
+}
+
+/// What `-chardev help` prints.
+pub fn kinds() -> String {
+    let mut text = "Available chardev backend types: \n".to_owned();
+    KINDS.iter().rev().for_each(|name| text.extend(["  ", name, "\n"]));
+    text
+}
+
+/// The parameters of a stream of datagrams.
+fn udp(opts: &mut Opts) -> Result<UdpSpec, OptionError> {
+    let host = opts.take("host").filter(|host| !host.is_empty());
+    let port = opts.take("port").filter(|port| !port.is_empty());
+    let Some(port) = port else {
+        return refused("chardev: udp: remote port not specified");
     };
-    if reconnect.is_some_and(|interval| interval > Duration::from_secs(u64::from(u32::MAX))) {
-        return refused("reconnect interval is too long (at most 4294967295 seconds)");
-    }
-    let address = match (opts.take("path"), opts.take("fd"), opts.take("host")) {
-        (Some(path), None, None) => {
-            let is_abstract = opts.take_switch("abstract")?.unwrap_or(false);
-            let tight = opts.take_switch("tight")?.unwrap_or(true);
-            SocketAddress::Unix { path: path.into(), is_abstract, tight }
+    let local = (opts.take("localaddr"), opts.take("localport"));
+    let (ipv4, ipv6) = (opts.take_switch("ipv4")?, opts.take_switch("ipv6")?);
+    let remote = Host { host: host.unwrap_or_else(|| "localhost".into()), port, ipv4, ipv6 };
+    let given = |text: Option<String>, default: &str| match text {
+        Some(text) if !text.is_empty() => text,
+        _ => default.to_owned(),
+    };
+    let local = match local {
+        (None, None) => None,
+        (host, port) => {
+            Some(Host { host: given(host, ""), port: given(port, "0"), ipv4: None, ipv6: None })
         }
-        (None, Some(fd), None) => match fd.parse::<i32>() {
-            Ok(number) if number >= 0 => SocketAddress::Fd(number),
-            _ => return refused(format!("Unable to parse FD number {fd}")),
-        },
+    };
+    Ok(UdpSpec { remote, local })
+}
+
+/// The parameters of a socket. In QMP a socket listens, and waits for nobody, unless it is told
+/// otherwise; here it connects, and waits.
+fn socket(opts: &mut Opts) -> Result<ChardevSocket, OptionError> {
+    let addr = match (opts.take("path"), opts.take("fd"), opts.take("host")) {
+        (Some(path), None, None) => {
+            let is_abstract = opts.take_switch("abstract")?;
+            let tight = Some(opts.take_switch("tight")?.unwrap_or(true));
+            let data = UnixAddress { path: path.into(), is_abstract, tight };
+            SocketAddressLegacy::Unix { data }
+        }
         (None, None, Some(host)) => {
             let Some(port) = opts.take("port") else {
                 return refused("chardev: socket: no port given");
@@ -520,15 +496,49 @@ fn socket(opts: &mut Opts) -> Result<SocketSpec, OptionError> {
             let ipv4 = opts.take_switch("ipv4")?;
             let ipv6 = opts.take_switch("ipv6")?;
             let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            SocketAddress::Inet { host, port, to, ipv4, ipv6 }
+            let data = InetAddress { host, port, to, ipv4, ipv6, ..InetAddress::default() };
+            SocketAddressLegacy::Inet { data }
+        }
+        (None, fd, None) => {
+            SocketAddressLegacy::Fd { data: FdAddress { str: fd.unwrap_or_default() } }
         }
         _ => return refused("None or one of 'path', 'fd' or 'host' option required."),
     };
-    Ok(SocketSpec {
-        address,
-        server,
-        wait: server && wait.unwrap_or(true),
-        nodelay: nodelay.unwrap_or(false) || delay == Some(false),
-        reconnect,
+    let (delay, nodelay) = (opts.take_switch("delay")?, opts.take_switch("nodelay")?);
+    if delay.is_some() && nodelay.is_some() {
+        return refused("'delay' and 'nodelay' are mutually exclusive");
+    }
+    for name in ["tn3270", "websocket"] {
+        if opts.take_switch(name)?.unwrap_or(false) {
+            return refused(format!("{name}=on is not available"));
+        }
+    }
+    let server = opts.take_switch("server")?.unwrap_or(false);
+    let wait = opts.take_switch("wait")?;
+    let number = |n: Option<u64>| n.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    Ok(ChardevSocket {
+        addr,
+        tls_creds: opts.take("tls-creds"),
+        tls_authz: opts.take("tls-authz"),
+        server: Some(server),
+        wait: if server { Some(wait.unwrap_or(true)) } else { wait },
+        nodelay: Some(nodelay.unwrap_or(false) || delay == Some(false)),
+        telnet: opts.take_switch("telnet")?,
+        reconnect: number(opts.take_number("reconnect")?),
+        reconnect_ms: number(opts.take_number("reconnect-ms")?),
+        ..ChardevSocket::default()
     })
+}
+
+/// What the human monitor's `chardev-add` and `chardev-change` are told, as with `-chardev`; an
+/// identifier that is given is that of the device.
+pub fn of_monitor(text: &str, id: Option<&str>) -> Result<ChardevSpec, OptionError> {
+    let mut opts = Opts::parse(text, Some("backend"));
+    let id = match (id, opts.take("id")) {
+        (Some(id), _) => id.to_owned(),
+        (None, Some(id)) => value::identifier(&id)?,
+        (None, None) => return refused("chardev: no id specified"),
+    };
+    let origin = format!("chardev {id}");
+    chardev(id, opts, &origin)
 }

@@ -32,6 +32,7 @@ use crate::machine::spec::{
 };
 use crate::migration::message::Settings;
 use argv::Occurrence;
+pub(crate) use backends::{kinds as chardev_kinds, of_monitor as chardev_of_monitor};
 
 /// What the process is asked to do.
 #[derive(Debug, PartialEq, Eq)]

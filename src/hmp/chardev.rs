@@ -1,11 +1,13 @@
-//! Character devices: ring buffers and breaks.
+//! Character devices: adding, changing and removing them, ring buffers and breaks.
 
 use std::sync::Arc;
 
 use super::command::Call;
+use crate::chardev::spec::ChardevSpec;
+use crate::cli::{self, OptionError};
 use crate::qmp::command::Command;
 use crate::qmp::commands::chardev::{
-    ChardevSendBreak, DataFormat, QueryChardev, RingbufRead, RingbufWrite,
+    ChardevRemove, ChardevSendBreak, QueryChardev, QueryChardevBackends, RingbufRead, RingbufWrite,
 };
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
@@ -25,19 +27,25 @@ pub(super) async fn rings(services: &Arc<Services>) -> Vec<String> {
     rings.map(|device| device.label).collect()
 }
 
+/// The kinds that there are.
+pub(super) async fn kinds(services: &Arc<Services>) -> Vec<String> {
+    let kinds = QueryChardevBackends {}.run(services).await.unwrap_or_default();
+    kinds.into_iter().map(|kind| kind.name.to_owned()).collect()
+}
+
 fn text(call: &Call, name: &str) -> String {
     call.arguments.text(name).unwrap_or_default().to_owned()
 }
 
 pub(super) async fn ringbuf_write(call: &mut Call) -> Outcome {
     let (device, data) = (text(call, "device"), text(call, "data"));
-    RingbufWrite { device, data, format: DataFormat::Utf8 }.run(&call.services).await.map(drop)
+    RingbufWrite { device, data, format: None }.run(&call.services).await.map(drop)
 }
 
 pub(super) async fn ringbuf_read(call: &mut Call) -> Outcome {
     let device = text(call, "device");
     let size = call.arguments.number("size").unwrap_or_default();
-    let data = RingbufRead { device, size, format: DataFormat::Utf8 }.run(&call.services).await?;
+    let data = RingbufRead { device, size, format: None }.run(&call.services).await?;
     for c in data.chars() {
         match c {
             '\\' => call.out.push_str("\\\\"),
@@ -52,4 +60,52 @@ pub(super) async fn ringbuf_read(call: &mut Call) -> Outcome {
 pub(super) async fn chardev_send_break(call: &mut Call) -> Outcome {
     let id = text(call, "id");
     ChardevSendBreak { id }.run(&call.services).await.map(drop)
+}
+
+/// What is wrong with the grammar is told apart from what is wrong with the device.
+fn options(call: &mut Call, id: Option<&str>) -> Result<ChardevSpec, QmpError> {
+    cli::chardev_of_monitor(&text(call, "args"), id).map_err(|error| match error {
+        OptionError::ExpectsIdentifier { .. } => {
+            call.out.push_str("Parameter 'id' expects an identifier\n");
+            call.out.push_str(
+                "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
+            );
+            QmpError::generic("Parsing chardev args failed")
+        }
+        OptionError::InvalidParameter { .. } => {
+            call.out.push_str(&format!("{error}\n"));
+            QmpError::generic("Parsing chardev args failed")
+        }
+        other => QmpError::generic(other.to_string()),
+    })
+}
+
+pub(super) async fn chardev_add(call: &mut Call) -> Outcome {
+    if matches!(text(call, "args").as_str(), "help" | "?") {
+        call.out.push_str(&cli::chardev_kinds());
+        return Ok(());
+    }
+    let spec = options(call, None)?;
+    let added = call.services.info.chardevs.add(&spec).await?;
+    if let Some(name) = added.pty() {
+        let line = format!("char device redirected to {name} (label {})\n", added.id);
+        call.out.push_str(&line);
+    }
+    Ok(())
+}
+
+pub(super) async fn chardev_change(call: &mut Call) -> Outcome {
+    let id = text(call, "id");
+    let spec = options(call, Some(&id))?;
+    let chardevs = &call.services.info.chardevs;
+    if chardevs.change(&id, || Ok(spec.clone())).await?.is_none() {
+        let failed = |error| QmpError::generic(format!("Failed to add chardev '{id}': {error}"));
+        chardevs.add(&spec).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn chardev_remove(call: &mut Call) -> Outcome {
+    let id = text(call, "id");
+    ChardevRemove { id }.run(&call.services).await.map(drop)
 }

@@ -1,7 +1,6 @@
 //! One machine from start to exit code: opens the character devices, builds, attaches monitors,
 //! powers on, and ends when the `Vm` says so.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use super::{log, migration};
 use crate::actors::message::{Snapshot, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
-use crate::chardev::{self, Chardev, OpenContext};
+use crate::chardev::{self, Chardevs, OpenContext};
 use crate::cpu::isa::IsaConfig;
 use crate::net::descriptors::Descriptors;
 use crate::net::inherited;
@@ -81,11 +80,12 @@ async fn machine(
     });
     let descriptors = take_descriptors(&spec.descriptors)?;
     let objects = make_objects(&spec).await?;
-    let chardevs = open_chardevs(&spec, &shutdown, &descriptors).await?;
-    let backend = |id: &str| chardevs.get(id).map(Chardev::front_end);
+    let chardevs = open_chardevs(&spec, &shutdown, &descriptors, &objects).await?;
+    let backend = |id: &str| Some(chardevs.get(id)?.front_end());
     // On a multiplexer the front end that is made last has the focus: the serial port's.
     let monitors: Vec<_> = spec.monitors.iter().map(|m| (m.mode, backend(&m.chardev))).collect();
-    let serial = spec.serials.first().and_then(Option::as_deref).and_then(backend);
+    let serial = spec.serials.first().and_then(Option::as_deref);
+    let serial = serial.and_then(|id| Some(chardevs.get(id)?.front_end_of_any()));
 
     let qtest_backend = spec.qtest.as_ref().and_then(|qtest| backend(&qtest.chardev));
     let qtest_log = spec.qtest.as_ref().map(|qtest| open_qtest_log(&qtest.log)).transpose()?;
@@ -236,22 +236,26 @@ async fn open_chardevs(
     spec: &MachineSpec,
     shutdown: &Outlet<RequestShutdown>,
     descriptors: &Descriptors,
-) -> anyhow::Result<HashMap<String, Chardev>> {
-    let mut open: Vec<Chardev> = Vec::new();
+    objects: &Objects,
+) -> anyhow::Result<Chardevs> {
+    let chardevs = Chardevs::new(OpenContext {
+        shutdown: shutdown.clone(),
+        descriptors: descriptors.clone(),
+        named: None,
+        objects: objects.clone(),
+    });
     for chardev in &spec.chardevs {
         let users = spec.serials.iter().flatten().filter(|id| **id == chardev.id).count()
             + spec.monitors.iter().filter(|m| m.chardev == chardev.id).count()
             + usize::from(spec.qtest.as_ref().is_some_and(|q| q.chardev == chardev.id))
             + spec.devices.iter().filter(|d| d.prop("chardev") == Some(&chardev.id)).count();
-        let context = OpenContext {
-            shutdown: shutdown.clone(),
-            front_ends: users,
-            descriptors: descriptors.clone(),
-        };
-        let opened = chardev::open(chardev, &context, &open).await;
-        open.push(opened.map_err(|e| anyhow::anyhow!("{}: {e}", chardev.origin))?);
+        let opened = chardevs.open(chardev, users).await;
+        opened.map_err(|e| anyhow::anyhow!("{}: {e}", chardev.origin))?;
+        if let Some(name) = chardevs.get(&chardev.id).and_then(|opened| opened.pty()) {
+            chardev::announce(&format!("char device redirected to {name} (label {})", chardev.id));
+        }
     }
-    Ok(open.into_iter().map(|chardev| (chardev.id.clone(), chardev)).collect())
+    Ok(chardevs)
 }
 
 /// What `-add-fd` gives. One may be given to several sets, so that all are taken before any is
@@ -304,12 +308,10 @@ fn ram_blocks(spec: &MachineSpec, machine: &Machine) -> Arc<[RamBlockInfo]> {
 fn machine_info(
     spec: &MachineSpec,
     qom: &Qom,
-    chardevs: &HashMap<String, Chardev>,
+    chardevs: &Chardevs,
     objects: Objects,
     descriptors: Descriptors,
 ) -> MachineInfo {
-    let mut chardevs: Vec<_> = chardevs.values().cloned().collect();
-    chardevs.sort_by(|a, b| a.id.cmp(&b.id));
     let accelerator = match spec.accel {
         super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
         super::spec::Accel::Qtest => vec![("Accelerator".to_owned(), "qtest".to_owned())],
@@ -355,7 +357,7 @@ fn machine_info(
                 default_ram_id: Some("riscv_virt_board.ram".to_owned()),
             },
         ],
-        chardevs,
+        chardevs: chardevs.clone(),
         drives: Vec::new(),
         accelerator,
         blockers: Arc::new([]),

@@ -15,7 +15,7 @@ use super::error::QmpError;
 use super::migration::Migration;
 use crate::actors::outlet::Outlet;
 use crate::block::message::QueryDrive;
-use crate::chardev::Chardev;
+use crate::chardev::Chardevs;
 use crate::machine::message as vm;
 use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
 use crate::migration::message::{Blockers, Settings};
@@ -171,8 +171,8 @@ pub struct MachineInfo {
     pub ram_blocks: Arc<[RamBlockInfo]>,
     /// The machine types of this emulator.
     pub machines: Vec<MachineType>,
-    /// By label.
-    pub chardevs: Vec<Chardev>,
+    /// Character devices.
+    pub chardevs: Chardevs,
     /// In the order of the command line.
     pub drives: Vec<DriveLink>,
     /// What `-object` and `object-add` have made.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use actix::Addr;
-use understudy::actors::outlet::Outlet;
 use understudy::chardev::message::CharEvent;
 use understudy::hmp::session;
 use understudy::machine::message::{DeviceNode, MachineTree, MemoryNode, RomNode, RunState};
@@ -428,13 +427,7 @@ addr=0000000080000000 size=0x042868 mem=ram name=\"fw.bin\"
 #[actix::test]
 async fn character_devices() {
     use understudy::chardev::spec::{ChardevKind, ChardevSpec};
-    use understudy::chardev::{OpenContext, open};
-    let context = OpenContext {
-        shutdown: Outlet::Unconnected,
-        front_ends: 1,
-        descriptors: Default::default(),
-    };
-    let mut info = info();
+    let info = info();
     for (id, kind, mux) in [
         ("m", ChardevKind::Null, true),
         ("n", ChardevKind::Null, false),
@@ -442,9 +435,9 @@ async fn character_devices() {
     ] {
         let (id, origin) = (id.to_owned(), String::new());
         let spec = ChardevSpec { id, kind, mux, log: None, origin };
-        info.chardevs.push(open(&spec, &context, &[]).await.unwrap());
+        info.chardevs.open(&spec, 1).await.unwrap();
     }
-    let (front, chardevs) = (info.chardevs[0].clone(), info.chardevs.clone());
+    let [front, other] = ["m", "n"].map(|id| info.chardevs.get(id).unwrap());
     let (_vm, monitor) = monitor_with(MockVm::default(), info);
     let errors = "Error: n is not a ringbuf device\n";
     run(
@@ -452,7 +445,7 @@ async fn character_devices() {
         &[
             (
                 "info chardev",
-                "m: filename=mux\nm-base: filename=null\nn: filename=null\nr: filename=ringbuf\n",
+                "m: filename=mux\nm-base: filename=null\nr: filename=ringbuf\nn: filename=null\n",
             ),
             ("ringbuf_write r hé", ""),
             ("ringbuf_read r 100", "hé\n"),
@@ -469,7 +462,7 @@ async fn character_devices() {
         ],
     )
     .await;
-    assert!(!chardevs.iter().any(|chardev| chardev.has_front_end()));
+    assert!(!front.has_front_end() && !other.has_front_end());
     let _front = front.front_end();
-    assert!(chardevs[0].has_front_end() && !chardevs[1].has_front_end());
+    assert!(front.has_front_end() && !other.has_front_end());
 }

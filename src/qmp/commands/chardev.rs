@@ -1,11 +1,14 @@
-//! Character devices: what they are, the contents of ring buffers, breaks.
+//! Character devices: what they are, adding, changing and removing them, the contents of ring
+//! buffers, breaks.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::base64;
-use crate::chardev::Chardev;
+use crate::chardev::options::{ChardevBackend, KINDS};
+use crate::chardev::ring::Ring;
+use crate::chardev::{Chardev, ChardevError};
 use crate::qmp::command::{Command, Empty};
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
@@ -28,24 +31,105 @@ impl Command for QueryChardev {
     type Return = Vec<ChardevInfo>;
 
     async fn run(self, services: &Arc<Services>) -> Result<Vec<ChardevInfo>, QmpError> {
-        let devices = services.info.chardevs.iter().flat_map(|chardev| {
-            let filename = chardev.filename.lock().clone();
-            let frontend_open = chardev.has_front_end();
-            let one = |frontend_open, filename, label: String| ChardevInfo {
-                frontend_open,
-                filename,
-                label,
-            };
-            // The device under a multiplexer that came with it is one of its own.
-            match chardev.is_multiplexed() {
-                true => vec![
-                    one(frontend_open, "mux".to_owned(), chardev.id.clone()),
-                    one(true, filename, format!("{}-base", chardev.id)),
-                ],
-                false => vec![one(frontend_open, filename, chardev.id.clone())],
-            }
-        });
-        Ok(devices.collect())
+        let info = |chardev: &Chardev| ChardevInfo {
+            frontend_open: chardev.has_front_end(),
+            filename: chardev.filename.lock().clone(),
+            label: chardev.id.clone(),
+        };
+        Ok(services.info.chardevs.list().iter().map(info).collect())
+    }
+}
+
+/// QAPI `ChardevBackendInfo`.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct ChardevBackendInfo {
+    pub name: &'static str,
+}
+
+/// `query-chardev-backends`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct QueryChardevBackends {}
+
+impl Command for QueryChardevBackends {
+    const NAME: &'static str = "query-chardev-backends";
+    type Return = Vec<ChardevBackendInfo>;
+
+    async fn run(self, _: &Arc<Services>) -> Result<Vec<ChardevBackendInfo>, QmpError> {
+        Ok(KINDS.iter().map(|name| ChardevBackendInfo { name }).collect())
+    }
+}
+
+/// QAPI `ChardevReturn`.
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
+pub struct ChardevReturn {
+    /// The other side of a pseudo-terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pty: Option<String>,
+}
+
+impl From<ChardevError> for QmpError {
+    fn from(error: ChardevError) -> Self {
+        Self::generic(error.to_string())
+    }
+}
+
+/// `chardev-add`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct ChardevAdd {
+    pub id: String,
+    pub backend: ChardevBackend,
+}
+
+impl Command for ChardevAdd {
+    const NAME: &'static str = "chardev-add";
+    type Return = ChardevReturn;
+
+    async fn run(self, services: &Arc<Services>) -> Result<ChardevReturn, QmpError> {
+        let Self { id, backend } = self;
+        let chardevs = &services.info.chardevs;
+        if chardevs.get(&id).is_some() {
+            return Err(QmpError::generic(format!("Chardev with id '{id}' already exists")));
+        }
+        let failed = |error| QmpError::generic(format!("Failed to add chardev '{id}': {error}"));
+        let spec = backend.into_spec(id.clone(), &services.info.objects).map_err(failed)?;
+        Ok(ChardevReturn { pty: chardevs.add(&spec).await.map_err(failed)?.pty() })
+    }
+}
+
+/// `chardev-change`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct ChardevChange {
+    pub id: String,
+    pub backend: ChardevBackend,
+}
+
+impl Command for ChardevChange {
+    const NAME: &'static str = "chardev-change";
+    type Return = ChardevReturn;
+
+    async fn run(self, services: &Arc<Services>) -> Result<ChardevReturn, QmpError> {
+        let Self { id, backend } = self;
+        let spec = || backend.clone().into_spec(id.clone(), &services.info.objects);
+        match services.info.chardevs.change(&id, spec).await? {
+            Some(chardev) => Ok(ChardevReturn { pty: chardev.pty() }),
+            None => ChardevAdd { id, backend }.run(services).await,
+        }
+    }
+}
+
+/// `chardev-remove`.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+pub struct ChardevRemove {
+    pub id: String,
+}
+
+impl Command for ChardevRemove {
+    const NAME: &'static str = "chardev-remove";
+    type Return = Empty;
+
+    async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        services.info.chardevs.remove(&self.id)?;
+        Ok(Empty {})
     }
 }
 
@@ -58,18 +142,12 @@ pub enum DataFormat {
     Base64,
 }
 
-fn find<'a>(services: &'a Services, label: &str) -> Option<&'a Chardev> {
-    services.info.chardevs.iter().find(|chardev| chardev.id == label)
-}
-
-fn ring<'a>(
-    services: &'a Services,
-    label: &str,
-) -> Result<&'a crate::chardev::ring::Ring, QmpError> {
-    let chardev = find(services, label)
-        .ok_or_else(|| QmpError::generic(format!("Device '{label}' not found")))?;
+fn ring(services: &Services, label: &str) -> Result<Ring, QmpError> {
+    let chardev = services.info.chardevs.get(label);
+    let chardev =
+        chardev.ok_or_else(|| QmpError::generic(format!("Device '{label}' not found")))?;
     let not_one = || QmpError::generic(format!("{label} is not a ringbuf device"));
-    chardev.ring.as_ref().ok_or_else(not_one)
+    chardev.ring().ok_or_else(not_one)
 }
 
 /// `ringbuf-write`.
@@ -77,8 +155,7 @@ fn ring<'a>(
 pub struct RingbufWrite {
     pub device: String,
     pub data: String,
-    #[serde(default)]
-    pub format: DataFormat,
+    pub format: Option<DataFormat>,
 }
 
 impl Command for RingbufWrite {
@@ -88,7 +165,7 @@ impl Command for RingbufWrite {
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
         let ring = ring(services, &self.device)?;
         let invalid = || QmpError::generic("Base64 data contains invalid characters");
-        match self.format {
+        match self.format.unwrap_or_default() {
             DataFormat::Utf8 => ring.write(self.data.as_bytes()),
             DataFormat::Base64 => ring.write(&base64::decode(&self.data).ok_or_else(invalid)?),
         }
@@ -101,8 +178,7 @@ impl Command for RingbufWrite {
 pub struct RingbufRead {
     pub device: String,
     pub size: i64,
-    #[serde(default)]
-    pub format: DataFormat,
+    pub format: Option<DataFormat>,
 }
 
 impl Command for RingbufRead {
@@ -114,7 +190,7 @@ impl Command for RingbufRead {
         let size = usize::try_from(self.size).ok().filter(|size| *size > 0);
         let size = size.ok_or_else(|| QmpError::generic("size must be greater than zero"))?;
         let bytes = ring.read(size);
-        Ok(match self.format {
+        Ok(match self.format.unwrap_or_default() {
             DataFormat::Utf8 => String::from_utf8_lossy(&bytes).into_owned(),
             DataFormat::Base64 => base64::encode(&bytes),
         })
@@ -132,9 +208,8 @@ impl Command for ChardevSendBreak {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
-        let chardev = find(services, &self.id)
-            .ok_or_else(|| QmpError::generic(format!("Chardev '{}' not found", self.id)))?;
-        chardev.send_break();
+        let chardev = services.info.chardevs.get(&self.id);
+        chardev.ok_or(ChardevError::NotFound(self.id))?.send_break();
         Ok(Empty {})
     }
 }

@@ -14,7 +14,7 @@ use crate::qom::{Effect, Location, Node, PropertyInfo, QomError, Tree};
 /// Everything that there is at the moment.
 pub fn tree(services: &Services) -> Tree {
     let info = &services.info;
-    let chardevs = info.chardevs.iter().flat_map(crate::chardev::Chardev::nodes);
+    let chardevs = info.chardevs.list().into_iter().map(|chardev| chardev.node());
     info.qom.tree(info.objects.nodes(), chardevs)
 }
 

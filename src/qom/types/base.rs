@@ -52,5 +52,7 @@ pub(super) fn types() -> Vec<Type> {
         Type::concrete("chardev-memory", "chardev-ringbuf"),
         Type::concrete("chardev-socket", "chardev").class([Property::fixed("connected", "bool")]),
         Type::concrete("chardev-stdio", "chardev-fd"),
+        Type::concrete("chardev-udp", "chardev"),
+        Type::concrete("chardev-vc", "chardev"),
     ]
 }
