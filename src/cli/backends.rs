@@ -8,7 +8,7 @@ use crate::chardev::address::{FdAddress, SocketAddressLegacy};
 use crate::chardev::options::{ChardevSocket, KINDS, ringbuf_size};
 use crate::chardev::spec::{ChardevKind, ChardevSpec, Host, LogSpec, UdpSpec};
 use crate::chardev::{ChardevError, MAX_MUX};
-use crate::machine::spec::{MachineSpec, MonitorMode, MonitorSpec, QtestLog, QtestSpec};
+use crate::machine::spec::{BoardKind, MachineSpec, MonitorMode, MonitorSpec, QtestLog, QtestSpec};
 use crate::migration::channel::{InetAddress, UnixAddress};
 
 pub const HMP: MonitorMode = MonitorMode::Hmp;
@@ -52,6 +52,8 @@ pub struct Backends {
     /// `-qtest-log`.
     pub qtest_log: Option<Given<String>>,
     pub no_defaults: bool,
+    /// `-parallel` says that there is no parallel port.
+    pub parallel_given: bool,
     /// `-display none` was given.
     pub no_display: bool,
 }
@@ -193,10 +195,13 @@ impl Backends {
     /// What QEMU connects when nothing is said. There being no window in which a virtual console
     /// could show, a command line without `-display` is taken as with `-nographic`.
     fn defaults(&mut self, spec: &mut MachineSpec) -> Result<(), CliError> {
-        let serial = !self.no_defaults && self.serials.is_empty();
+        let is_board = spec.machine.board == BoardKind::Virt;
+        let serial = !self.no_defaults && self.serials.is_empty() && is_board;
         let monitor = !self.no_defaults && !self.monitor_given;
-        // It stands where everything that it would put on the terminal is elsewhere.
-        if spec.process.nographic && spec.process.daemonize && (serial || monitor) {
+        let parallel = !self.no_defaults && !self.parallel_given && is_board;
+        // Nothing that it would connect to the terminal is left: then it says nothing.
+        let connects = serial || parallel || monitor;
+        if spec.process.nographic && spec.process.daemonize && connects {
             let sentence = "-nographic cannot be used with -daemonize";
             return Err(OptionError::Refused(sentence.into()).at("-daemonize"));
         }

@@ -279,6 +279,10 @@ impl Session {
             "qtest-log" => self.backends.qtest_log = given(),
             "nodefaults" => self.backends.no_defaults = true,
             "nographic" => self.spec.process.nographic = true,
+            "parallel" => {
+                self.backends.parallel_given = true;
+                return settings::option(option, &mut self.spec, &mut self.warnings);
+            }
             "display" => {
                 settings::display(text)?;
                 self.backends.no_display = true;

@@ -166,6 +166,10 @@ fn refusals_across_options() {
         ("-nographic -daemonize", "-nographic cannot be used with -daemonize"),
         ("-nographic -daemonize -serial null", "-nographic cannot be used with -daemonize"),
         (
+            "-nographic -daemonize -serial null -monitor none",
+            "-nographic cannot be used with -daemonize",
+        ),
+        (
             "-accel tcg -M virt,accel=tcg",
             "The -accel and \"-machine accel=\" options are incompatible",
         ),

@@ -18,6 +18,10 @@ fn number(call: &Call, name: &str) -> u64 {
 }
 
 pub(super) async fn gva2gpa(call: &mut Call) -> Outcome {
+    if !call.has_cpu().await? {
+        call.out.push_str("No cpu\n");
+        return Ok(());
+    }
     let (cpu, addr) = (call.state.cpu, number(call, "addr"));
     let peer = &call.services.link.translate;
     let found = call.services.ask(peer, "a translation", TranslateVirtual { cpu, addr }).await?;

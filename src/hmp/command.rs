@@ -9,6 +9,8 @@ use super::registers;
 use super::state::HmpState;
 use super::table::COMMANDS;
 use crate::machine::message::{HartSnapshot, QueryHart, ReadMemory};
+use crate::qmp::command::Command as _;
+use crate::qmp::commands::machine::QueryCpusFast;
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
@@ -74,6 +76,11 @@ impl Call {
     pub async fn hart(&self, cpu: u32) -> Result<HartSnapshot, QmpError> {
         let peer = &self.services.link.query_hart;
         self.services.ask(peer, "hart state", QueryHart { cpu }).await
+    }
+
+    /// Whether the machine has a CPU at all.
+    pub async fn has_cpu(&self) -> Result<bool, QmpError> {
+        Ok(!(QueryCpusFast {}).run(&self.services).await?.is_empty())
     }
 
     /// Guest memory; `None` where there is none, an error when the machine does not answer.

@@ -126,7 +126,8 @@ impl Parser<'_, '_> {
     fn character(&mut self) -> Result<u64, String> {
         let mut chars = self.rest[1..].chars();
         let value = chars.next().ok_or("character constant expected")?;
-        if chars.next() != Some('\'') {
+        // A constant is one byte.
+        if !value.is_ascii() || chars.next() != Some('\'') {
             return Err("missing terminating ' character".into());
         }
         self.rest = chars.as_str().trim_start();
@@ -189,6 +190,7 @@ mod tests {
             ("5%0", "division by zero"),
             ("'a", "missing terminating ' character"),
             ("'", "character constant expected"),
+            ("'é'", "missing terminating ' character"),
             ("$nosuch", "unknown register"),
             ("$", "unknown register"),
             ("abc", "invalid char 'a' in expression"),

@@ -83,8 +83,11 @@ pub(super) async fn registers(call: &mut Call) -> Outcome {
                 || wanted.map_or(index == call.state.cpu, |wanted| i64::from(index) == wanted)
         })
         .collect();
-    if let (Some(wanted), []) = (wanted, chosen.as_slice()) {
-        let _ = writeln!(call.out, "CPU#{wanted} not available");
+    if chosen.is_empty() && !call.arguments.flag("all") {
+        let _ = match wanted {
+            Some(wanted) => writeln!(call.out, "CPU#{wanted} not available"),
+            None => writeln!(call.out, "No CPU available"),
+        };
     }
     for cpu in chosen {
         let snapshot = call.hart(cpu).await?;
@@ -117,6 +120,10 @@ pub(super) async fn tlb(call: &mut Call) -> Outcome {
 }
 
 async fn mappings(call: &mut Call, merge: bool) -> Outcome {
+    if !call.has_cpu().await? {
+        call.out.push_str("No CPU available\n");
+        return Ok(());
+    }
     let hart = call.hart(call.state.cpu).await?;
     let (list, truncated) = match walk(call, &hart, merge).await? {
         Walk::Bare => {

@@ -14,6 +14,10 @@ type Outcome = Result<(), QmpError>;
 // Writing to a String cannot fail, so results of `write!` below are dropped.
 
 pub(super) async fn memsave(call: &mut Call) -> Outcome {
+    if !call.has_cpu().await? {
+        call.out.push_str("No CPU available\n");
+        return Ok(());
+    }
     let (val, size, filename) = region(call);
     let cpu_index = Some(call.state.cpu.into());
     Memsave { val, size, filename, cpu_index }.run(&call.services).await.map(drop)
@@ -55,6 +59,10 @@ pub(super) async fn xp(call: &mut Call) -> Outcome {
 async fn dump(call: &mut Call, physical: bool) -> Outcome {
     let addr = call.arguments.number("addr").unwrap_or_default() as u64;
     let format = call.arguments.format("fmt").unwrap_or(call.state.format());
+    if (!physical || format.letter == b'i') && !call.has_cpu().await? {
+        call.out.push_str("Can not dump without CPU\n");
+        return Ok(());
+    }
     match format.letter {
         b'i' => disassemble(call, addr, format.count, physical).await,
         _ => items(call, addr, format, physical).await,
@@ -147,9 +155,7 @@ async fn disassemble(call: &mut Call, mut addr: u64, count: u64, physical: bool)
         let text = disc_v::decode(disc_v::Isa::Rv64, addr, raw).to_string();
         let (mnemonic, operands) = text.split_once(char::is_whitespace).unwrap_or((&text, ""));
         let hex = format!("{raw:0digits$x}");
-        let line = format!("0x{addr:08x}:  {hex:<18}{mnemonic:<24}{operands}");
-        call.out.push_str(line.trim_end());
-        call.out.push('\n');
+        let _ = writeln!(call.out, "0x{addr:08x}:  {hex:<18}{mnemonic:<24}{operands}");
         addr = addr.wrapping_add(code.len() as u64);
     }
     Ok(())

@@ -10,6 +10,7 @@ use crate::qmp::commands::backends::{
     QueryIothreads, QueryMemdev, QueryMemoryDevices, QueryMemorySizeSummary,
 };
 use crate::qmp::commands::objects::{ObjectAdd, ObjectDel};
+use crate::qmp::commands::qom::QomList;
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
 
@@ -20,7 +21,10 @@ pub(super) async fn types(_: &Arc<Services>) -> Vec<String> {
 
 /// Objects that there are.
 pub(super) async fn ids(services: &Arc<Services>) -> Vec<String> {
-    services.info.objects.ids()
+    let path = "/objects".to_owned();
+    let listed = QomList { path }.run(services).await.unwrap_or_default();
+    let objects = listed.into_iter().filter(|p| p.type_name.starts_with("child<"));
+    objects.map(|property| property.name).collect()
 }
 
 type Outcome = Result<(), QmpError>;

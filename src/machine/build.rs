@@ -14,7 +14,7 @@ use super::firmware::hsm::Hsm;
 use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
 use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
-use super::message::{MachineTree, RequestReset, RequestShutdown, VmError};
+use super::message::{MachineTree, MemoryNode, RequestReset, RequestShutdown, VmError};
 use super::qtest_gpios::Wiring;
 use super::spec::{self, BoardKind, Firmware, MachineSpec};
 use super::vm::{Boot, Exited, VcpuLink, Vm, VmParts, guest_reset};
@@ -367,6 +367,16 @@ pub fn build(
             roms: plan.roms(),
             device_tree: plan.tree.to_blob(),
             ..tree::describe(spec, &board.regions)
+        },
+        // Nothing but RAM, perhaps.
+        None if spec.ram_size > 0 => MachineTree {
+            memory: vec![MemoryNode {
+                start: ram_base,
+                end_inclusive: ram_base + spec.ram_size - 1,
+                kind: "ram",
+                name: ram_id.into(),
+            }],
+            ..MachineTree::default()
         },
         None => MachineTree::default(),
     });

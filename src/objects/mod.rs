@@ -172,11 +172,6 @@ impl Objects {
         }
     }
 
-    /// Names of all objects.
-    pub fn ids(&self) -> Vec<String> {
-        self.of(|id, _| Some(id.to_owned()))
-    }
-
     /// Every object as others see it.
     pub fn list(&self) -> Vec<ObjectView> {
         self.of(|id, entry| {

@@ -4,6 +4,7 @@
 mod dirty_rate;
 mod harness;
 mod hmp;
+mod human_peers;
 mod machine;
 mod migration;
 mod objects;
