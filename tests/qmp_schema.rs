@@ -101,10 +101,7 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
     (
         "machines have one name, none is the default, and there are no versions of them",
         &[
-            "query-machines: lacks member \"compat-props\"",
             "query-machines=[]: lacks member \"alias\"",
-            "query-machines=[]: lacks member \"compat-props\"",
-            "query-machines=[]: lacks member \"is-default\"",
         ],
     ),
     (

@@ -55,35 +55,18 @@ const MACHINE_HELP: &str = "Supported machines are:\n\
     none                 empty machine\n    \
     virt                 RISC-V VirtIO board (default)\n";
 
-const MACHINE_PROPERTIES: &str = "virt-machine options:\n  \
-    accel=<string>         - accelerator: tcg, jit, interp, qtest (several: a:b)\n  \
-    aclint=<bool>          - ACLINT in place of CLINT (default: off)\n  \
-    acpi=<OnOffAuto>       - only off: there are no ACPI tables\n  \
-    aia=<string>           - only none: interrupts go through a PLIC\n  \
-    append=<string>        - kernel command line\n  \
-    boot.<key>             - as -boot\n  \
-    dtb=<string>           - device tree file\n  \
-    dump-guest-core=<bool> - guest RAM in a core dump (default: on)\n  \
-    dumpdtb=<string>       - write the device tree to a file and exit\n  \
-    firmware=<string>      - as -bios\n  \
-    initrd=<string>        - initial RAM disk\n  \
-    iommu-sys=<OnOffAuto>  - only off: there is no IOMMU\n  \
-    kernel=<string>        - kernel\n  \
-    mem-merge=<bool>       - the host may merge equal pages (default: on)\n  \
-    memory-backend=<string> - identifier of a memory-backend object\n  \
-    memory.size=<size>     - as -m\n  \
-    pflash0=<string>       - drive of the first bank of flash\n  \
-    pflash1=<string>       - drive of the second bank of flash\n  \
-    smp.<key>              - as -smp\n  \
-    usb=<bool>             - only off: there is no USB controller\n";
-
 impl Board {
     /// `-machine`.
     pub fn machine(&mut self, text: &str, origin: &str) -> Result<Step, OptionError> {
         let mut opts = Opts::parse_keyval(text, "type")?;
         if opts.wants_help() {
-            let text = if opts.get("type").is_some() { MACHINE_PROPERTIES } else { MACHINE_HELP };
-            return Ok(Step::Print(text.into()));
+            let help = match opts.get("type") {
+                None => Some(MACHINE_HELP.to_owned()),
+                Some(board) => crate::qom::machine_help(board),
+            };
+            if let Some(help) = help {
+                return Ok(Step::Print(help));
+            }
         }
         if let Some(kind) = opts.take("type") {
             self.empty = match kind.as_str() {

@@ -54,6 +54,9 @@ pub enum CliError {
     NotUtf8(OsString),
     #[error("{origin}: {reason}")]
     Option { origin: String, reason: OptionError },
+    /// A `-global` that a device of the board cannot have.
+    #[error("{0}")]
+    Global(String),
 }
 
 /// What is wrong with an option. The sentences are QEMU's, so they start as QEMU's do.

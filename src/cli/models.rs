@@ -1,16 +1,18 @@
 //! `-device`, `-object`, `-global`, `-fw_cfg`: what is plugged into the board.
 
-use std::fmt::Write as _;
-
 use super::opts::Opts;
 use super::{CliError, OptionError, Step, backends, refused, value};
+use crate::cpu::cpu_model::{self, CpuError};
+use crate::cpu::isa::IsaConfig;
 use crate::devices::virtio::properties::Model;
 use crate::machine::models;
 use crate::machine::spec::{
-    DeviceSpec, FwCfgContent, FwCfgSpec, GlobalSpec, LoaderSpec, LoaderWhat, MachineSpec,
-    ObjectKind, ObjectSpec,
+    BoardKind, DeviceSpec, FwCfgContent, FwCfgSpec, GlobalSpec, LoaderSpec, LoaderWhat,
+    MachineSpec, ObjectKind, ObjectSpec,
 };
 use crate::objects::options::{self, ObjectOptions};
+use crate::qom::types::{self, DEVICE};
+use crate::qom::{self, Node, QomError};
 
 /// virtio-mmio transports of the board, each with a bus for one device.
 const VIRTIO_TRANSPORTS: usize = 8;
@@ -34,19 +36,16 @@ impl Models {
         let mut opts = Opts::parse_or_json(text, "driver")?;
         let driver = opts.take("driver");
         if matches!(driver.as_deref(), Some("help" | "?")) {
-            return Ok(Step::Print(device_help()));
+            return Ok(Step::Print(qom::list(false)));
         }
         let Some(driver) = driver else {
             return Err(OptionError::Missing { name: "driver".into() });
         };
-        let Some(model) = models::model(&driver) else {
-            return refused(format!(
-                "'{driver}' is not a valid device model name (use -device help to list them)"
-            ));
-        };
+        let refusal = |error: QomError| OptionError::Refused(error.to_string());
         if opts.wants_help() {
-            return Ok(Step::Print(model.help()));
+            return Ok(Step::Print(qom::device_help(&driver).map_err(refusal)?));
         }
+        let model = qom::model(&driver).map_err(refusal)?;
         let id = opts.take("id").map(|id| value::identifier(&id)).transpose()?;
         if let Some(id) = &id
             && self.devices.iter().chain(&self.loaders).any(|device| device.id.as_ref() == Some(id))
@@ -84,27 +83,8 @@ impl Models {
         spec: &mut MachineSpec,
         warnings: &mut Vec<String>,
     ) -> Result<(), CliError> {
-        for global in &spec.globals {
-            let Some(model) = models::model(&global.driver) else {
-                warnings.push(format!(
-                    "warning: global {}.{} has invalid class name",
-                    global.driver, global.property
-                ));
-                continue;
-            };
-            for device in
-                self.devices.iter_mut().chain(&mut self.loaders).filter(|d| d.driver == model.name)
-            {
-                let given = [(global.property.clone(), global.value.clone())];
-                check_properties(model, &given).map_err(|error| {
-                    let GlobalSpec { driver, property, value } = global;
-                    OptionError::Refused(format!(
-                        "can't apply global {driver}.{property}={value}: {error}"
-                    ))
-                    .at(&device.origin)
-                })?;
-                device.props.insert(0, (global.property.clone(), global.value.clone()));
-            }
+        for global in spec.globals.clone() {
+            self.apply(&global, spec, warnings)?;
         }
         let cpus = spec.smp.cpus;
         for device in std::mem::take(&mut self.loaders) {
@@ -125,6 +105,46 @@ impl Models {
         Ok(())
     }
 
+    /// Have every device that `-global` speaks of know of it.
+    fn apply(
+        &mut self,
+        global: &GlobalSpec,
+        spec: &mut MachineSpec,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), CliError> {
+        let GlobalSpec { driver, property, value } = global;
+        let Some(of) = types::find(driver).filter(|of| of.is(DEVICE)) else {
+            warnings.push(format!("warning: global {driver}.{property} has invalid class name"));
+            return Ok(());
+        };
+        let is_meant = |name: &str| types::find(name).is_some_and(|known| known.is(driver));
+        let refusal =
+            |error: &str| format!("can't apply global {driver}.{property}={value}: {error}");
+        let mut used = false;
+        for name in board_types(spec).into_iter().filter(|name| is_meant(name)) {
+            used = true;
+            apply_to_board(&name, global, spec)
+                .map_err(|error| CliError::Global(refusal(&error)))?;
+        }
+        let devices = self.devices.iter_mut().chain(&mut self.loaders).chain(&mut spec.devices);
+        for device in devices.filter(|device| is_meant(&device.driver)) {
+            used = true;
+            let given = [(property.clone(), value.clone())];
+            qom::model(&device.driver)
+                .map_err(|error| OptionError::Refused(error.to_string()))
+                .and_then(|model| check_properties(model, &given))
+                .map_err(|error| {
+                    OptionError::Refused(refusal(&error.to_string())).at(&device.origin)
+                })?;
+            device.props.insert(0, (property.clone(), value.clone()));
+        }
+        // One of a class that can come later may be.
+        if !used && of.is("sys-bus-device") {
+            warnings.push(format!("warning: global {driver}.{property}={value} not used"));
+        }
+        Ok(())
+    }
+
     /// Objects that devices refer to must exist.
     pub fn check_links(&self, spec: &MachineSpec) -> Result<(), CliError> {
         for device in &self.devices {
@@ -139,6 +159,61 @@ impl Models {
             }
         }
         Ok(())
+    }
+}
+
+/// The types of the devices that the board comes with.
+fn board_types(spec: &MachineSpec) -> Vec<String> {
+    if spec.machine.board == BoardKind::Empty {
+        return Vec::new();
+    }
+    let mut all: Vec<String> = [
+        "cfi.pflash01",
+        "riscv.hart_array",
+        "riscv.aclint.swi",
+        "riscv.aclint.mtimer",
+        "riscv.sifive.plic",
+        "fw_cfg_mem",
+        "riscv.sifive.test",
+        "virtio-mmio",
+        "serial-mm",
+        "serial",
+        "goldfish_rtc",
+    ]
+    .map(str::to_owned)
+    .into();
+    let model = spec.cpu.split(',').next().unwrap_or_default();
+    all.push(cpu_model::type_name(model));
+    all
+}
+
+/// A property of a device of the board, for all devices of its type. The error says what is wrong.
+fn apply_to_board(
+    type_name: &str,
+    global: &GlobalSpec,
+    spec: &mut MachineSpec,
+) -> Result<(), String> {
+    let GlobalSpec { property: name, value, .. } = global;
+    let known = Node::new(type_name).property(name).ok_or_else(|| {
+        QomError::NoProperty { owner: type_name.to_owned(), name: name.clone() }.to_string()
+    })?;
+    let wanted = qom::parse_value(&known, value).map_err(|error| error.to_string())?;
+    if let Some(model) = type_name.strip_suffix("-riscv-cpu") {
+        // -cpu has the last word.
+        let given = spec.cpu.split_once(',').map(|(_, given)| format!(",{given}"));
+        spec.cpu = format!("{model},{name}={value}{}", given.unwrap_or_default());
+        return match IsaConfig::from_cpu_option(&spec.cpu) {
+            Err(CpuError::Property { reason, .. }) => Err(reason),
+            Err(other) => Err(other.to_string()),
+            Ok(_) => Ok(()),
+        };
+    }
+    if (type_name, name.as_str()) == ("virtio-mmio", "force-legacy") {
+        return Ok(());
+    }
+    match known.default {
+        Some(default) if default == wanted => Ok(()),
+        _ => Err(format!("the board's {type_name} has a '{name}' of its own")),
     }
 }
 
@@ -272,16 +347,14 @@ fn loader(device: &DeviceSpec, cpus: u32) -> Result<LoaderSpec, OptionError> {
 
 /// `-global`: `driver.property=value`, or the three by name.
 pub fn global(text: &str) -> Result<GlobalSpec, OptionError> {
-    if let Some((path, text)) = text.split_once('=')
-        && let Some((driver, property)) = path.split_once('.')
+    if let Some((driver, rest)) = text.split_once('.')
         && !driver.is_empty()
-        && !property.contains(['.', ','])
+        && !driver.contains('=')
+        && let Some((property, value)) = rest.split_once('=')
+        && !property.is_empty()
     {
-        return Ok(GlobalSpec {
-            driver: driver.into(),
-            property: property.into(),
-            value: text.into(),
-        });
+        let [driver, property, value] = [driver, property, value].map(str::to_owned);
+        return Ok(GlobalSpec { driver, property, value });
     }
     let mut opts = Opts::parse(text, None);
     let parts = (opts.take("driver"), opts.take("property"), opts.take("value"));
@@ -325,22 +398,4 @@ pub fn fw_cfg(
     }
     items.push(FwCfgSpec { name, content, origin: origin.into() });
     Ok(())
-}
-
-fn device_help() -> String {
-    let mut models: Vec<_> = models::models().collect();
-    models.sort_by_key(|model| (model.category, model.name));
-    let mut text = String::new();
-    let mut category = "";
-    for model in models {
-        if model.category != category {
-            let gap = if category.is_empty() { "" } else { "\n" };
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{gap}{}:", model.category);
-            category = model.category;
-        }
-        let bus = if model.bus.is_empty() { String::new() } else { format!(", bus {}", model.bus) };
-        let _ = writeln!(text, "name \"{}\"{bus}", model.name);
-    }
-    text
 }

@@ -63,6 +63,17 @@ impl IsaConfig {
             return Err(CpuError::Empty);
         }
         let (model, properties) = option.split_once(',').unwrap_or((option, ""));
+        let mut given = Vec::new();
+        for property in properties.split(',').filter(|p| !p.is_empty()) {
+            let (name, value) =
+                property.split_once('=').ok_or_else(|| CpuError::NotKeyValue(property.into()))?;
+            given.push((name.to_owned(), value.to_owned()));
+        }
+        Ok((model.into(), Self::of_model(model, &given)?))
+    }
+
+    /// What a hart of the model of this name has, with these properties.
+    pub fn of_model(model: &str, given: &[(String, String)]) -> Result<IsaConfig, CpuError> {
         let isa = match model {
             "rv64" => Self::rv64(),
             "max" => Self::max(),
@@ -70,18 +81,15 @@ impl IsaConfig {
             other => return Err(CpuError::UnknownModel(other.into())),
         };
         let mut choice = Choice { model, isa, by_hand: Vec::new(), satp: [None; 4] };
-        for property in properties.split(',').filter(|p| !p.is_empty()) {
-            let (name, value) =
-                property.split_once('=').ok_or_else(|| CpuError::NotKeyValue(property.into()))?;
+        for (name, value) in given {
             choice.apply(name, value).map_err(|reason| CpuError::Property {
                 model: model.into(),
-                name: name.into(),
-                value: value.into(),
+                name: name.clone(),
+                value: value.clone(),
                 reason,
             })?;
         }
-        let isa = choice.finish().map_err(CpuError::Combination)?;
-        Ok((model.into(), isa))
+        choice.finish().map_err(CpuError::Combination)
     }
 }
 
@@ -114,8 +122,31 @@ impl IsaConfig {
         if let Some((_, mode)) = SATP_MODES.iter().find(|(mode, _)| *mode == name) {
             return mode.is_some_and(|mode| self.mmu && mode <= self.satp_mode);
         }
-        name == "i" || self.has(name).unwrap_or(false)
+        match name {
+            "i" => true,
+            "pmp" => self.pmp_entries > 0,
+            _ if NAMED_FEATURES.contains(&name) => self.isa_extensions().contains(&name),
+            _ => self.has(name).unwrap_or(false),
+        }
     }
+}
+
+/// The name of a model's type in the object model.
+pub fn type_name(model: &str) -> String {
+    format!("{model}-riscv-cpu")
+}
+
+/// What has a name without being an option.
+const NAMED_FEATURES: [&str; 4] = ["zic64b", "ssstateen", "sha", "ziccrse"];
+
+/// What `query-cpu-model-expansion` tells of: extensions beyond the single letters, and profiles.
+pub fn expanded() -> impl Iterator<Item = &'static str> {
+    let is_mode = |name: &str| SATP_MODES.iter().any(|(mode, _)| *mode == name);
+    let is_deprecated = |name: &str| DEPRECATED.iter().any(|(old, _)| *old == name);
+    let switches = SWITCHES.iter().map(|(name, _)| *name);
+    let extensions =
+        switches.filter(move |name| name.len() > 1 && !is_mode(name) && !is_deprecated(name));
+    extensions.chain(NAMED_FEATURES).chain(["mmu", "pmp"])
 }
 
 /// A model with the properties read so far.

@@ -11,6 +11,7 @@ use super::memory::RAM_BASE;
 use super::memory_map as map;
 use super::models;
 use super::spec::{Accel, BoardKind, DeviceSpec, Firmware, MachineSpec};
+use crate::cpu::cpu_model;
 use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP, SSIP};
 use crate::cpu::isa::IsaConfig;
 use crate::devices::flash::{BANK_SIZE, SECTOR_SIZE};
@@ -130,26 +131,33 @@ fn region(addr: Option<u64>, size: u64) -> Node {
 
 /// The bus of the devices that are the board's own, as it fills.
 #[derive(Default)]
-struct System(Vec<(&'static str, String)>);
+struct System {
+    /// Types and paths, and how many before each are missing.
+    devices: Vec<(&'static str, String, usize)>,
+    missing: usize,
+}
 
 impl System {
     /// A device at `path` is on it.
     fn has(&mut self, device: Node, path: &str) -> Node {
-        self.0.push((device.type_name(), path.to_owned()));
+        let gap = std::mem::take(&mut self.missing);
+        self.devices.push((device.type_name(), path.to_owned(), gap));
         device.with("parent_bus", SYSBUS)
     }
 }
 
 /// What has no parent of its own.
-fn unattached(devices: Vec<(String, Node)>, system: System) -> Node {
+fn unattached(objects: Vec<(String, Node)>, system: System) -> Node {
     let mut node = Node::new("container");
     let mut bus = Node::new("System").with("realized", false);
-    bus.holds_devices(system.0);
+    for (type_name, path, gap) in system.devices {
+        bus.holds_device(type_name, &path, gap);
+    }
     node.add("sysbus", bus);
     node.add("system[0]", region(None, u64::MAX));
     node.add("io[0]", region(None, 0x1_0000));
-    for (name, device) in devices {
-        node.add(name, device);
+    for (name, object) in objects {
+        node.add(name, object);
     }
     node
 }
@@ -200,13 +208,15 @@ fn virt(spec: &MachineSpec, isa: &IsaConfig, plugged: &[Plugged]) -> Node {
     }
     let plic = Plic(attach(&mut devices, &mut system, 0, plic(harts)));
     let fw_cfg = system.has(fw_cfg(), "/machine/fw_cfg");
-    machine.add("fw_cfg", fw_cfg);
-    let finisher = Node::new("riscv.sifive.test")
-        .holding("riscv.sifive.test[0]", region(Some(map::FINISHER.base), map::FINISHER.size));
+    let mut finisher = Node::new("riscv.sifive.test");
+    if let Some(registers) = finisher.child_mut("riscv.sifive.test[0]") {
+        *registers = region(Some(map::FINISHER.base), map::FINISHER.size);
+    }
     attach(&mut devices, &mut system, 0, finisher);
     let slots: Vec<String> = (0..map::VIRTIO_COUNT)
         .map(|slot| attach(&mut devices, &mut system, 0, transport(spec, &plic, slot)))
         .collect();
+    system.missing = ABSENT;
     attach(&mut devices, &mut system, ABSENT, serial(spec, &plic));
     let mut rtc =
         Node::new("goldfish_rtc").holding("goldfish_rtc[0]", region(Some(map::RTC.base), RTC));
@@ -222,18 +232,17 @@ fn virt(spec: &MachineSpec, isa: &IsaConfig, plugged: &[Plugged]) -> Node {
         }
         machine.set(&format!("pflash{bank}"), drive);
     }
-    devices.push((
-        "riscv_virt_board.mrom[0]".to_owned(),
-        region(Some(map::MROM.base), map::MROM.size),
-    ));
+    let mrom = region(Some(map::MROM.base), map::MROM.size);
+    devices.insert(0, ("riscv_virt_board.mrom[0]".to_owned(), mrom));
     machine.add("unattached", unattached(devices, system));
+    machine.add("fw_cfg", fw_cfg);
     plug(&mut machine, spec, plugged, &slots);
     machine
 }
 
 fn hart_array(spec: &MachineSpec, isa: &IsaConfig) -> Node {
     let model = spec.cpu.split(',').next().unwrap_or_default();
-    let type_name = format!("{model}-riscv-cpu");
+    let type_name = cpu_model::type_name(model);
     let mut array = Node::new("riscv.hart_array")
         .with("cpu-type", type_name.as_str())
         .with("num-harts", spec.smp.cpus)
@@ -288,13 +297,17 @@ fn plic(harts: u32) -> Node {
         .with("enable-stride", 0x80)
         .with("context-base", 0x20_0000)
         .with("context-stride", 0x1000)
-        .with("aperture-size", map::PLIC.size);
+        .with("aperture-size", map::PLIC.size)
+        .holding("riscv.sifive.plic[0]", region(Some(map::PLIC.base), map::PLIC.size));
+    for input in 0..=map::PLIC_SOURCES {
+        node.add(format!("unnamed-gpio-in[{input}]"), Node::new("irq"));
+    }
     for (output, hart) in (0..harts).enumerate() {
         let machine = output + harts as usize;
         node.link(format!("unnamed-gpio-out[{output}]"), "irq", hart_input(hart, SEIP));
         node.link(format!("unnamed-gpio-out[{machine}]"), "irq", hart_input(hart, MEIP));
     }
-    node.holding("riscv.sifive.plic[0]", region(Some(map::PLIC.base), map::PLIC.size))
+    node
 }
 
 fn fw_cfg() -> Node {
@@ -327,13 +340,14 @@ fn serial(spec: &MachineSpec, plic: &Plic) -> Node {
         .with("endianness", 2)
         .with("chardev", chardev)
         .with("baudbase", baud_base);
+    node.add("serial[0]", region(Some(map::UART.base), UART));
     plic.wire(&mut node, 0, map::UART_IRQ);
     if let Some(serial) = node.child_mut("serial") {
         serial.set("chardev", chardev);
         serial.set("baudbase", baud_base);
         serial.set("hotpluggable", true);
     }
-    node.holding("serial[0]", region(Some(map::UART.base), UART))
+    node
 }
 
 fn flash(node: Node, name: &str, bank: u64, drive: &str) -> Node {
@@ -391,7 +405,7 @@ fn plug(machine: &mut Node, spec: &MachineSpec, plugged: &[Plugged], slots: &[St
         }
         let type_name = node.type_name();
         if let Some(bus) = bus.strip_prefix("/machine").and_then(|bus| machine.at_mut(bus)) {
-            bus.holds_devices([(type_name, path)]);
+            bus.holds_device(type_name, &path, 0);
         }
         if let Some(place) = machine.child_mut(place) {
             place.add(name, node);

@@ -345,6 +345,8 @@ fn machine_info(
                 cpu_max: 1,
                 deprecated: false,
                 default_ram_id: Some("ram".to_owned()),
+                is_default: None,
+                compat_props: None,
             },
             MachineType {
                 hotpluggable_cpus: false,
@@ -355,6 +357,8 @@ fn machine_info(
                 cpu_max: build::MAX_HARTS,
                 deprecated: false,
                 default_ram_id: Some("riscv_virt_board.ram".to_owned()),
+                is_default: Some(true),
+                compat_props: None,
             },
         ],
         chardevs: chardevs.clone(),

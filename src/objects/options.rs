@@ -12,6 +12,7 @@ use crate::cli::value;
 use crate::machine::memory::host::NODES;
 use crate::machine::spec::{ObjectKind, ObjectSpec};
 use crate::qmp::visit;
+use crate::qom::types;
 use crate::tls::Endpoint;
 
 /// QAPI `ObjectOptions`: each kind's own members, and the identifier. The kinds that introspection
@@ -120,8 +121,14 @@ fn refused<T>(sentence: String) -> Result<T, ObjectError> {
 
 /// What `help`, or `TYPE,help`, prints.
 pub fn help(text: &str) -> Option<String> {
-    if text.starts_with('{') || !Opts::parse_keyval(text, "qom-type").ok()?.wants_help() {
+    let opts = Opts::parse_keyval(text, "qom-type").ok().filter(|_| !text.starts_with('{'))?;
+    if !opts.wants_help() {
         return None;
+    }
+    if let Some(name) = opts.get("qom-type") {
+        // One that there is not is refused.
+        let of = TYPES.contains(&name).then(|| types::find(name)).flatten()?;
+        return Some(crate::qom::object_help(of));
     }
     let types: Vec<_> = TYPES.iter().map(|name| format!("  {name}\n")).collect();
     Some(format!("List of user creatable objects:\n{}", types.concat()))

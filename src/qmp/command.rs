@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    backends, block, chardev, command_line, descriptors, device_tree, dirty_rate, human,
-    introspect, jobs, machine, memory, migration, migration_settings, migration_start, objects,
-    preconfig, printed, qom, stats, status, tpm, trace,
+    backends, block, chardev, command_line, cpu_models, descriptors, device_tree, dirty_rate,
+    human, introspect, jobs, machine, memory, migration, migration_settings, migration_start,
+    objects, preconfig, printed, qom, stats, status, tpm, trace,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -86,6 +86,8 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<chardev::QueryChardevBackends>(),
         entry::<chardev::RingbufRead>(),
         entry::<chardev::RingbufWrite>(),
+        entry::<cpu_models::QueryCpuDefinitions>(),
+        entry::<cpu_models::QueryCpuModelExpansion>(),
         entry::<descriptors::AddFd>(),
         entry::<descriptors::Closefd>(),
         entry::<descriptors::Getfd>(),

@@ -127,6 +127,15 @@ impl SetLog {
 #[rtype(result = "()")]
 pub struct SwitchTrace;
 
+/// QAPI `CompatProperty`.
+#[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct CompatProperty {
+    pub qom_type: String,
+    pub property: String,
+    pub value: String,
+}
+
 /// What `query-machines` says of a machine type.
 #[derive(Debug, Clone, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -141,6 +150,11 @@ pub struct MachineType {
     pub deprecated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_ram_id: Option<String>,
+    /// There for the type that is used when none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_default: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compat_props: Option<Vec<CompatProperty>>,
 }
 
 /// A drive, as monitors know it.

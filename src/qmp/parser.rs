@@ -16,17 +16,19 @@ pub type Document = Result<Value, String>;
 /// Parse text that is one value.
 pub fn parse_value(text: &str) -> Result<Value, String> {
     let mut stream = JsonStream::default();
-    let mut first = None;
+    let mut value: Option<Document> = None;
     // The end of the line ends the last token.
     for byte in text.bytes().chain([b'\n']) {
         stream.feed(byte, |document| {
-            first.get_or_insert(document);
+            value = Some(match (value.take(), document) {
+                (None, document) => document,
+                (Some(Err(sentence)), _) => Err(sentence),
+                (Some(Ok(_)), Ok(_)) => Err("Expecting at most one JSON value".into()),
+                (Some(Ok(_)), error) => error,
+            });
         });
     }
-    match first {
-        None => Err("JSON parse error, premature EOI".into()),
-        Some(document) => document,
-    }
+    value.unwrap_or_else(|| Err("JSON parse error, premature EOI".into()))
 }
 
 /// Parse text that is one object.

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::error::QomError;
 use super::node::{Node, PropertyInfo};
-use super::types::{self, DEVICE, Type};
+use super::types::{self, Access, DEVICE, Type};
+use crate::devices::virtio::properties::Model;
 use crate::machine::models;
 
 /// The last heading.
@@ -16,12 +17,26 @@ const CATEGORIES: [&str; 5] =
 const OF_EVERY_DEVICE: [&str; 5] = ["type", "realized", "hotpluggable", "hotplugged", "parent_bus"];
 
 /// A type that there are devices of.
-pub fn device_type(name: &str) -> Result<&'static Type, QomError> {
+fn device_type(name: &str) -> Result<&'static Type, QomError> {
     let of = types::find(name).ok_or_else(|| QomError::NoDevice(name.to_owned()))?;
     if of.is_abstract || !of.is(DEVICE) {
-        return Err(QomError::TypeName("a non-abstract device type"));
+        let expected = "a non-abstract device type";
+        return Err(QomError::TypeName { parameter: "typename", expected });
     }
     Ok(of)
+}
+
+/// A model for `-device` and `device_add`.
+pub fn model(name: &str) -> Result<&'static Model, QomError> {
+    let expects = |expected| Err(QomError::TypeName { parameter: "driver", expected });
+    match (models::model(name), types::find(name)) {
+        (Some(model), _) => Ok(model),
+        (None, Some(of)) if of.is(DEVICE) && of.is_abstract => {
+            expects("a non-abstract device type")
+        }
+        (None, Some(of)) if of.is(DEVICE) => expects("a pluggable device type"),
+        (None, _) => Err(QomError::NoModel(name.to_owned())),
+    }
 }
 
 /// `device-list-properties`: the properties that the devices of a type have beyond those of every
@@ -43,8 +58,27 @@ pub fn device_help(name: &str) -> Result<String, QomError> {
     })
 }
 
+/// `-object TYPE,help`
+pub fn object_help(of: &'static Type) -> String {
+    let settable = |property: &PropertyInfo| {
+        property.access != Access::Fixed && !property.type_name.starts_with("child<")
+    };
+    let properties: Vec<_> = Node::announced(of).into_iter().filter(settable).collect();
+    match properties.is_empty() {
+        true => format!("There are no options for {}.\n", of.name),
+        false => options_help(of.name, properties),
+    }
+}
+
+/// `-machine TYPE,help`
+pub fn machine_help(board: &str) -> Option<String> {
+    let of = types::find(&format!("{board}-machine"))?;
+    let properties = of.class_properties().into_iter().filter(|p| p.access != Access::Fixed);
+    Some(options_help(of.name, properties.map(PropertyInfo::of)))
+}
+
 /// The properties of something, sorted, under a heading.
-pub fn options_help(name: &str, properties: impl IntoIterator<Item = PropertyInfo>) -> String {
+fn options_help(name: &str, properties: impl IntoIterator<Item = PropertyInfo>) -> String {
     let mut lines: Vec<String> = properties.into_iter().map(line).collect();
     lines.sort_unstable();
     format!("{name} options:\n{}", lines.concat())
@@ -68,7 +102,7 @@ fn line(property: PropertyInfo) -> String {
 }
 
 /// Whether a client may ask for one.
-pub fn is_pluggable(of: &Type) -> bool {
+fn is_pluggable(of: &Type) -> bool {
     models::model(of.name).is_some()
 }
 
@@ -142,13 +176,32 @@ mod tests {
                         name=<str>\n  \
                         nr=<uint32>            -  (default: 4294967295)\n";
         assert_eq!(device_help("virtconsole").unwrap(), expected);
-        let none = "There are no options for riscv.sifive.test.\n";
-        assert_eq!(device_help("riscv.sifive.test").unwrap(), none);
+        let help = device_help("virtio-blk-device").unwrap();
+        assert!(help.contains("\n  discard_granularity=<size> -  (default: 4294967295)\n"));
+        assert!(help.contains("\n  write-cache=<OnOffAuto> - on/off/auto (default: auto)\n"));
+        let help = device_help("virtio-rng-device").unwrap();
+        assert!(help.contains("\n  rng=<link<rng-backend>>\n"));
+        for (name, sentence) in [
+            ("nope", "'nope' is not a valid device model name"),
+            ("secret", "'secret' is not a valid device model name"),
+            ("virtio-device", "Parameter 'driver' expects a non-abstract device type"),
+            ("serial-mm", "Parameter 'driver' expects a pluggable device type"),
+        ] {
+            assert_eq!(model(name).unwrap_err().to_string(), sentence);
+        }
         let error = |name| device_help(name).unwrap_err().to_string();
         assert_eq!(error("nope"), "Device 'nope' not found");
         for name in ["device", "irq", "resettable"] {
             assert_eq!(error(name), "Parameter 'typename' expects a non-abstract device type");
         }
+        let help = |name: &str| object_help(types::find(name).unwrap());
+        assert_eq!(help("rng-builtin"), "There are no options for rng-builtin.\n");
+        let expected = "authz-simple options:\n  identity=<string>\n";
+        assert_eq!(help("authz-simple"), expected);
+        let help = machine_help("virt").unwrap();
+        assert!(help.starts_with("virt-machine options:\n  aclint=<bool>          - (TCG only)"));
+        assert!(help.contains("\n  acpi=<OnOffAuto>       - Enable ACPI\n"));
+        assert_eq!(machine_help("sifive_u"), None);
         let pluggable = "\nStorage devices:\nname \"virtio-blk-device\", bus virtio-bus\n\nInput";
         assert!(list(false).starts_with(pluggable), "{}", list(false));
         let all = list(true);

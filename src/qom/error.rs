@@ -11,8 +11,10 @@ pub enum QomError {
     NoClass(String),
     #[error("Path '{0}' is ambiguous")]
     Ambiguous(String),
-    #[error("Parameter 'typename' expects {0}")]
-    TypeName(&'static str),
+    #[error("Parameter '{parameter}' expects {expected}")]
+    TypeName { parameter: &'static str, expected: &'static str },
+    #[error("'{0}' is not a valid device model name")]
+    NoModel(String),
     #[error("Property '{owner}.{name}' not found")]
     NoProperty { owner: String, name: String },
     #[error("Property '{owner}.{name}' is not readable")]

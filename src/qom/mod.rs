@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use devices::{device_help, device_properties, device_type, is_pluggable, list, options_help};
+pub use devices::{device_help, device_properties, list, machine_help, model, object_help};
 pub use error::QomError;
 pub use node::{Node, PropertyInfo};
 pub use tree::{Effect, Location, Tree};
-pub use value::parse as parse_value;
+pub use value::{check as check_value, parse as parse_value};
 
 /// The memory of a machine: the backend's identifier, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,12 +78,12 @@ impl Qom {
             region.set("addr", *base);
         }
         let mut root = Node::new("container");
-        root.add("machine", machine);
         let mut devices = Node::new("container");
         chardevs.into_iter().for_each(|(name, chardev)| devices.add(name, chardev));
         root.add("chardevs", devices);
         root.add("objects", objects);
         root.add("backend", Node::new("container"));
+        root.add("machine", machine);
         Tree::new(root)
     }
 

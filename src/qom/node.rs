@@ -49,7 +49,7 @@ pub struct PropertyInfo {
 }
 
 impl PropertyInfo {
-    fn of(property: &Property) -> Self {
+    pub(super) fn of(property: &Property) -> Self {
         Self {
             name: property.name.to_owned(),
             type_name: property.type_name.to_owned(),
@@ -166,11 +166,10 @@ impl Node {
         self.slots.push(Slot::Link { name, type_name, path, access: Access::Fixed });
     }
 
-    /// Several of them.
-    pub fn holds_devices(&mut self, devices: impl IntoIterator<Item = (&'static str, String)>) {
-        for (type_name, path) in devices {
-            self.link_child(type_name, &path);
-        }
+    /// The same after `gap` devices that are not there.
+    pub fn holds_device(&mut self, type_name: &'static str, path: &str, gap: usize) {
+        self.plugged += gap;
+        self.link_child(type_name, path);
     }
 
     pub(super) fn unlink(&mut self, target: &str) {

@@ -5,7 +5,7 @@ use crate::qom::tree::Effect;
 
 fn qom() -> Qom {
     let mut bus = Node::new("virtio-serial-bus");
-    bus.holds_devices([("virtconsole", "/machine/peripheral/port".to_owned())]);
+    bus.holds_device("virtconsole", "/machine/peripheral/port", 0);
     let port = Node::new("virtconsole")
         .with("parent_bus", "/machine/peripheral/serial/virtio-serial-bus.0");
     let serial = Node::new("virtio-serial-device").holding("virtio-serial-bus.0", bus);

@@ -31,7 +31,7 @@ fn json_type(type_name: &str) -> &'static str {
 }
 
 /// Whether the value is one for this property.
-pub(super) fn check(property: &PropertyInfo, value: &Value) -> Result<(), QomError> {
+pub fn check(property: &PropertyInfo, value: &Value) -> Result<(), QomError> {
     let expected = json_type(&property.type_name);
     let fits = match expected {
         "boolean" => value.is_boolean(),
@@ -73,7 +73,7 @@ pub fn parse(property: &PropertyInfo, text: &str) -> Result<Value, QomError> {
         },
         "integer" => match text.parse::<i64>() {
             Ok(number) => Ok(number.into()),
-            Err(_) => Err(QomError::Expects { name: name(), expected: "an int64 value" }),
+            Err(_) => Err(QomError::Expects { name: name(), expected: "int64" }),
         },
         "array" | "object" => {
             let expected = json_type(&property.type_name);

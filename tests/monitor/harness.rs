@@ -362,6 +362,8 @@ pub fn info() -> MachineInfo {
             cpu_max: 8,
             deprecated: false,
             default_ram_id: Some("riscv_virt_board.ram".into()),
+            is_default: Some(true),
+            compat_props: None,
         }],
         ..Default::default()
     }

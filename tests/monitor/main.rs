@@ -7,6 +7,7 @@ mod hmp;
 mod human_peers;
 mod machine;
 mod migration;
+mod object_model;
 mod objects;
 mod peers;
 mod qmp;

@@ -13,6 +13,7 @@ mod harness;
 mod human;
 mod linux;
 mod migration_stream;
+mod object_tree;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod process;

@@ -1,9 +1,8 @@
-//! Properties of the virtio device models as `-device MODEL,name=value` gives them and
-//! `-device MODEL,help` lists them: names, types and defaults are QEMU's.
+//! Properties of the virtio device models as `-device MODEL,name=value` gives them: names, types and
+//! defaults are QEMU's.
 //! Long for its tables.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 /// Type of a property's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,25 +256,6 @@ impl Property {
 }
 
 impl Model {
-    /// What `-device MODEL,help` prints.
-    pub fn help(&self) -> String {
-        let mut text = format!("{} options:\n", self.name);
-        for property in self.properties {
-            let assignment = format!("{}=<{}>", property.name, property.kind.name());
-            let default = match property.default {
-                "" => String::new(),
-                default => format!(" (default: {default})"),
-            };
-            // Writing to a string cannot fail.
-            let _ = if property.description.is_empty() && default.is_empty() {
-                writeln!(text, "  {assignment}")
-            } else {
-                writeln!(text, "  {assignment:<22} - {}{default}", property.description)
-            };
-        }
-        text
-    }
-
     /// Check the names and types of `given`; the last value of a name counts.
     pub fn parse(&self, given: &[(String, String)]) -> Result<Values, DeviceError> {
         let mut values = Values { model: self.name, values: HashMap::new() };
@@ -411,19 +391,6 @@ mod tests {
 
     fn parse(model: &Model, name: &str, value: &str) -> Result<Values, String> {
         model.parse(&[(name.to_owned(), value.to_owned())]).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn help_is_qemus() {
-        let expected = "virtconsole options:\n  \
-                        chardev=<str>          - ID of a chardev to use as a backend\n  \
-                        name=<str>\n  \
-                        nr=<uint32>            -  (default: 4294967295)\n";
-        assert_eq!(CONSOLE_PORT.help(), expected);
-        let help = BLK.help();
-        assert!(help.contains("\n  discard_granularity=<size> -  (default: 4294967295)\n"));
-        assert!(RNG.help().contains("\n  rng=<link<rng-backend>>\n"));
-        assert!(help.contains("\n  write-cache=<OnOffAuto> - on/off/auto (default: auto)\n"));
     }
 
     #[test]

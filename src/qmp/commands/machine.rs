@@ -98,16 +98,25 @@ impl Command for QueryTarget {
     }
 }
 
-/// `query-machines`. The member `compat-props` waits for machine versions.
+/// `query-machines`.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
-pub struct QueryMachines {}
+#[serde(rename_all = "kebab-case")]
+pub struct QueryMachines {
+    /// Tell of properties that a machine's version decides.
+    compat_props: Option<bool>,
+}
 
 impl Command for QueryMachines {
     const NAME: &'static str = "query-machines";
     type Return = Vec<MachineType>;
 
     async fn run(self, services: &Arc<Services>) -> Result<Vec<MachineType>, QmpError> {
-        Ok(services.info.machines.clone())
+        let mut machines = services.info.machines.clone();
+        if self.compat_props == Some(true) {
+            // There are no versions.
+            machines.iter_mut().for_each(|machine| machine.compat_props = Some(Vec::new()));
+        }
+        Ok(machines)
     }
 }
 

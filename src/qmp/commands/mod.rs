@@ -5,6 +5,7 @@ mod base64;
 pub mod block;
 pub mod chardev;
 pub mod command_line;
+pub mod cpu_models;
 pub mod descriptors;
 pub mod device_tree;
 pub mod dirty_rate;

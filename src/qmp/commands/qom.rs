@@ -118,7 +118,7 @@ impl Command for QomListProperties {
             return Err(QomError::NoClass(self.typename).into());
         };
         if of.is_interface() {
-            return Err(QomError::TypeName("a QOM type").into());
+            return Err(QomError::TypeName { parameter: "typename", expected: "a QOM type" }.into());
         }
         Ok(Node::announced(of).into_iter().map(ObjectPropertyInfo::announced).collect())
     }

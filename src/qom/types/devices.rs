@@ -6,9 +6,6 @@ use super::{Access, Own, Property, Type};
 use crate::devices::virtio::properties::Model;
 use crate::machine::models;
 
-/// Inputs of the interrupt controller, with the one that does not exist.
-const PLIC_INPUTS: u32 = crate::machine::memory_map::PLIC_SOURCES + 1;
-
 fn list(name: &'static str) -> Property {
     Property { default: Some(Value::Array(Vec::new())), ..Property::device(name, "list") }
 }
@@ -44,7 +41,6 @@ fn alias(property: Property) -> Own {
 }
 
 pub(super) fn types() -> Vec<Type> {
-    let inputs = Own::Part { name: "unnamed-gpio-in", count: Some(PLIC_INPUTS), type_name: "irq" };
     vec![
         Type::abstracted("fw_cfg", "sys-bus-device")
             .class([Property::switch("acpi-mr-restore", true)]),
@@ -93,22 +89,24 @@ pub(super) fn types() -> Vec<Type> {
             Property::number("num-harts", "uint32", 1),
             list("rnmi-exception-vector"),
         ]),
-        Type::concrete("riscv.sifive.plic", "sys-bus-device")
-            .class([
-                Property::number("context-stride", "uint32", 0),
-                Property::number("hartid-base", "uint32", 0),
-                Property::number("num-sources", "uint32", 1),
-                Property::number("num-priorities", "uint32", 0),
-                Property::number("priority-base", "uint32", 0),
-                Property::number("enable-stride", "uint32", 0),
-                Property::number("pending-base", "uint32", 0),
-                Property::number("aperture-size", "uint32", 0),
-                Property::device("hart-config", "str"),
-                Property::number("context-base", "uint32", 0),
-                Property::number("enable-base", "uint32", 0),
-            ])
-            .own(vec![inputs]),
-        Type::concrete("riscv.sifive.test", "sys-bus-device"),
+        Type::concrete("riscv.sifive.plic", "sys-bus-device").class([
+            Property::number("context-stride", "uint32", 0),
+            Property::number("hartid-base", "uint32", 0),
+            Property::number("num-sources", "uint32", 1),
+            Property::number("num-priorities", "uint32", 0),
+            Property::number("priority-base", "uint32", 0),
+            Property::number("enable-stride", "uint32", 0),
+            Property::number("pending-base", "uint32", 0),
+            Property::number("aperture-size", "uint32", 0),
+            Property::device("hart-config", "str"),
+            Property::number("context-base", "uint32", 0),
+            Property::number("enable-base", "uint32", 0),
+        ]),
+        Type::concrete("riscv.sifive.test", "sys-bus-device").own(vec![Own::Part {
+            name: "riscv.sifive.test",
+            count: Some(1),
+            type_name: "memory-region",
+        }]),
         Type::concrete("serial", "device").class([
             Property::switch("wakeup", false),
             CHARDEV,
@@ -121,9 +119,9 @@ pub(super) fn types() -> Vec<Type> {
             ])
             .own(vec![
                 Own::Part { name: "serial", count: None, type_name: "serial" },
-                alias(Property::switch("wakeup", false)),
                 alias(CHARDEV),
                 alias(Property::number("baudbase", "uint32", 115_200)),
+                alias(Property::switch("wakeup", false)),
             ]),
         Type::concrete("virtio-mmio", "sys-bus-device").class([
             Property::switch("force-legacy", true),
