@@ -100,8 +100,14 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
     ),
     (
         "machines have one name, none is the default, and there are no versions of them",
+        &["query-machines=[]: lacks member \"alias\""],
+    ),
+    (
+        "no model is another's, none depends on its version, and every one can be had",
         &[
-            "query-machines=[]: lacks member \"alias\"",
+            "query-cpu-definitions=[]: lacks member \"alias-of\"",
+            "query-cpu-definitions=[]: lacks member \"migration-safe\"",
+            "query-cpu-definitions=[]: lacks member \"unavailable-features\"",
         ],
     ),
     (

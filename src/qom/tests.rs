@@ -11,6 +11,7 @@ fn qom() -> Qom {
     let serial = Node::new("virtio-serial-device").holding("virtio-serial-bus.0", bus);
     let peripheral = Node::new("container").holding("serial", serial).holding("port", port);
     let mut plic = Node::new("riscv.sifive.plic");
+    plic.add("unnamed-gpio-in[3]", Node::new("irq"));
     plic.link("sysbus-irq[0]", "irq", "/machine/unattached/device[0]/unnamed-gpio-in[3]");
     let unattached =
         Node::new("container").holding("device[0]", plic).holding("sysbus", Node::new("System"));

@@ -23,7 +23,9 @@ const ABSENT: [&str; 3] = [
 ];
 
 /// Types that have fewer properties here: options of machines and CPUs that are not there.
-const FEWER: [(&str, &[&str]); 4] = [
+const FEWER: [(&str, &[&str]); 5] = [
+    // The address stands in query-chardev.
+    ("chardev-socket", &["addr"]),
     (
         "virt-machine",
         &[

@@ -179,6 +179,6 @@ mod tests {
                 .all(|name| names.contains(name))
         );
         assert!(["m", "sv39", "Zfa", "debug"].iter().all(|name| !names.contains(name)));
-        assert_eq!(names.len(), 126);
+        assert_eq!(names.len(), 129);
     }
 }
