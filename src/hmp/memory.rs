@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::arguments::Format;
 use super::command::Call;
+use super::disassembly;
 use crate::machine::message::ReadMemory;
 use crate::qmp::command::Command;
 use crate::qmp::commands::memory::{Memsave, Pmemsave};
@@ -151,11 +152,8 @@ async fn disassemble(call: &mut Call, mut addr: u64, count: u64, physical: bool)
             }
         }
         let raw = code.iter().rev().fold(0u64, |raw, &byte| raw << 8 | u64::from(byte));
-        let digits = code.len() * 2;
-        let text = disc_v::decode(disc_v::Isa::Rv64, addr, raw).to_string();
-        let (mnemonic, operands) = text.split_once(char::is_whitespace).unwrap_or((&text, ""));
-        let hex = format!("{raw:0digits$x}");
-        let _ = writeln!(call.out, "0x{addr:08x}:  {hex:<18}{mnemonic:<24}{operands}");
+        call.out.push_str(&disassembly::line(addr, raw, code.len()));
+        call.out.push('\n');
         addr = addr.wrapping_add(code.len() as u64);
     }
     Ok(())

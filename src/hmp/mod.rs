@@ -11,6 +11,7 @@ pub mod complete;
 mod control;
 mod descriptors;
 mod dirty_rate;
+mod disassembly;
 pub mod expression;
 mod inspect;
 mod machine;
