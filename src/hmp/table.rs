@@ -109,15 +109,15 @@ const INFO: &[HmpCommand] = commands! {
     "migrate_parameters", [], "", "parameters of migrations" => run!(migration_settings::info_parameters);
     "mtree", [required("flatview", Kind::Flag('f'))], "[-f]", "the physical address map (-f: as seen by the CPUs, without nesting)" => run!(tree::mtree);
     "name", [], "", "the machine's name" => run!(inspect::name);
+    "numa", [], "", "how memory is divided among nodes" => run!(machine::numa);
     "qdm", [], "", "types of devices" => run!(qom::models);
     "qom-tree", [optional("path", Kind::Text)], "[path]", "objects, and those in them" => run!(qom::tree);
-    "numa", [], "", "how memory is divided among nodes" => run!(machine::numa);
     "qtree", [required("brief", Kind::Flag('b'))], "[-b]", "devices and buses (-b: without properties)" => run!(tree::qtree);
     "ramblock", [], "", "blocks of guest memory" => run!(machine::ramblock);
     "registers", [required("all", Kind::Flag('a')), optional("vcpu", Kind::Int)], "[-a|vcpu]", "registers of the chosen CPU, of all (-a), or of one" => run!(inspect::registers);
     "roms", [], "", "images loaded into guest memory" => run!(tree::roms);
-    "status", [], "", "whether the guest runs" => run!(inspect::status);
     "stats", [required("target", Kind::Text), optional("names", Kind::Text), optional("provider", Kind::Text)], "target [names] [provider]", "statistics of the virtual machine or its CPUs" => run!(machine::stats);
+    "status", [], "", "whether the guest runs" => run!(inspect::status);
     "tlb", [], "", "virtual memory of the chosen CPU, page by page" => run!(inspect::tlb);
     "tpm", [], "", "TPM devices" => run!(machine::tpm);
     "trace-events", [optional("name", Kind::Text).among(names!(machine::trace_names)), optional("vcpu", Kind::Int)], "[name] [vcpu]", "trace events, and whether they are on" => run!(machine::trace_events);
@@ -125,3 +125,15 @@ const INFO: &[HmpCommand] = commands! {
     "vcpu_dirty_limit", [], "", "how fast CPUs may write, and do" => run!(dirty_rate::limits);
     "version", [], "", "version of the emulator" => run!(inspect::version);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_in_order() {
+        for table in [COMMANDS, INFO] {
+            assert!(table.is_sorted_by_key(|command| command.names), "{table:#?}");
+        }
+    }
+}
