@@ -106,6 +106,7 @@ pub fn attach(backend: CharBackend, monitor: MonitorLink) -> Addr<HmpSession> {
         readline: Readline::default(),
         state: HmpState::default(),
         opened: false,
+        ended: false,
         connection: 0,
         focus: Focus::Here,
         granted: 0,
@@ -140,6 +141,8 @@ pub struct HmpSession {
     readline: Readline,
     state: HmpState,
     opened: bool,
+    /// The client has gone; something that it has sent may not be answered yet.
+    ended: bool,
     /// Counts connections, so that a reply to an earlier client is not sent to the next.
     connection: u64,
     focus: Focus,
@@ -196,7 +199,8 @@ impl Handler<CharEvent> for HmpSession {
                     self.restart();
                 }
             }
-            CharEvent::Closed => self.disconnect(),
+            // What came before the end is still carried out.
+            CharEvent::Closed => self.ended = self.opened,
             CharEvent::MuxIn => {
                 let before = std::mem::replace(&mut self.focus, Focus::Here);
                 if self.opened && before != Focus::Leaving {
@@ -260,6 +264,7 @@ impl Handler<FlushOutput> for HmpSession {
 impl HmpSession {
     fn disconnect(&mut self) {
         self.opened = false;
+        self.ended = false;
         self.connection += 1;
         self.executing = false;
         self.waiting = None;
@@ -293,7 +298,13 @@ impl HmpSession {
         self.leave();
         self.flush();
         let wanted = self.input.is_empty() || self.waiting.is_some();
-        if self.opened && wanted && self.granted == 0 {
+        if self.ended {
+            // Nobody waits for a migration any more.
+            let answered = self.input.is_empty() && !self.executing || self.waiting.is_some();
+            if answered && self.output.is_empty() {
+                self.disconnect();
+            }
+        } else if self.opened && wanted && self.granted == 0 {
             self.granted = INPUT_WINDOW;
             self.backend.credit.do_send(CharCredit(INPUT_WINDOW));
         }

@@ -52,6 +52,7 @@ pub fn attach(backend: CharBackend, monitor: Addr<Monitor>, pretty: bool) -> Add
         unclaimed: PassedDescriptor::default(),
         requests: VecDeque::new(),
         executing: false,
+        ended: false,
         out_of_band: false,
         output: Vec::new(),
         writing: false,
@@ -90,6 +91,8 @@ pub struct QmpSession {
     unclaimed: PassedDescriptor,
     requests: VecDeque<(Document, Option<OwnedFd>)>,
     executing: bool,
+    /// The client has gone; something that it has sent may not be answered yet.
+    ended: bool,
     /// An out-of-band command is being executed.
     out_of_band: bool,
     output: Vec<u8>,
@@ -145,9 +148,10 @@ impl Handler<CharEvent> for QmpSession {
                 );
                 self.advance(ctx);
             }
+            // What came before the end is still carried out, as `... | understudy -qmp stdio` wants.
             CharEvent::Closed => {
-                self.reset();
-                self.release_flushers();
+                self.ended = true;
+                self.advance(ctx);
             }
             // A break means nothing here, and QMP does not share a mux.
             CharEvent::Break | CharEvent::MuxIn | CharEvent::MuxOut => {}
@@ -245,6 +249,7 @@ impl Handler<FlushOutput> for QmpSession {
 impl QmpSession {
     fn reset(&mut self) {
         self.mode = Mode::Disconnected;
+        self.ended = false;
         self.connection += 1;
         self.stream = JsonStream::default();
         self.input.clear();
@@ -274,9 +279,20 @@ impl QmpSession {
                 }
             }
         }
-        if self.mode != Mode::Disconnected && self.input.is_empty() && self.granted == 0 {
+        if self.ended {
+            self.end();
+        } else if self.mode != Mode::Disconnected && self.input.is_empty() && self.granted == 0 {
             self.granted = INPUT_WINDOW;
             self.backend.credit.do_send(CharCredit(INPUT_WINDOW));
+        }
+    }
+
+    /// Forget a client that has gone, when all that it has sent is answered.
+    fn end(&mut self) {
+        let answered = !self.executing && !self.out_of_band && self.requests.is_empty();
+        if answered && self.input.is_empty() && self.output.is_empty() {
+            self.reset();
+            self.release_flushers();
         }
     }
 

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixListener;
 use rustix::fs::{FileType, Mode};
 
 use crate::greeter::{PROMPT, guest};
-use crate::harness::poll;
 use crate::harness::stream::Stream;
+use crate::harness::{machine, poll};
 
 const QMP: &str = "-qmp unix:qmp,server=on,wait=off";
 
@@ -205,4 +205,26 @@ fn a_multiplexer_on_a_socket() {
         both.expect("QEMU: Terminated");
         assert_eq!(machine.exit_code(), 0, "{chardevs}");
     }
+}
+
+/// A script may pipe its commands in and read the answers, without a terminal or a socket.
+#[test]
+fn what_was_sent_before_the_end_is_answered() {
+    let mut qmp = machine("-M none -nodefaults -display none -qmp stdio").start();
+    qmp.console.send(
+        "{'execute': 'qmp_capabilities'}{'execute': 'query-qmp-schema'}{'execute': 'query-name'}\n\
+         {'execute': 'quit', 'id': 'last'}",
+    );
+    qmp.console.close();
+    let output = String::from_utf8(qmp.console.rest()).expect("text");
+    assert_eq!(output.matches("\"return\"").count(), 4, "{output}");
+    assert!(output.trim_end().ends_with("\"id\": \"last\"}"), "{output}");
+    assert_eq!(qmp.exit_code(), 0);
+
+    let mut hmp = machine("-M none -nodefaults -display none -monitor stdio").start();
+    hmp.console.send("info status\ninfo name\nquit\n");
+    hmp.console.close();
+    let output = String::from_utf8(hmp.console.rest()).expect("text");
+    assert!(output.contains("VM status: running"), "{output}");
+    assert_eq!(hmp.exit_code(), 0);
 }
