@@ -402,6 +402,10 @@ fn ours_is_a_part_of_qemus() {
 /// Every name that an entry mentions has an entry.
 #[test]
 fn it_is_whole() {
+    let mut names: Vec<_> = REGISTRY.iter().map(|entry| entry.name).collect();
+    names.sort_unstable();
+    let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "{twice:?}");
     let ours = ours();
     for entry in &*REGISTRY {
         assert_eq!(ours.0[entry.name]["meta-type"], "command", "{}", entry.name);

@@ -72,6 +72,18 @@ pub struct Call {
 }
 
 impl Call {
+    fn new(services: &Arc<Services>, state: HmpState, terminal: Terminal) -> Self {
+        Self {
+            terminal,
+            services: Arc::clone(services),
+            state,
+            arguments: Arguments::default(),
+            out: String::new(),
+            ends: false,
+            awaits_migration: false,
+        }
+    }
+
     /// A copy of a hart's state.
     pub async fn hart(&self, cpu: u32) -> Result<HartSnapshot, QmpError> {
         let peer = &self.services.link.query_hart;
@@ -115,30 +127,36 @@ pub async fn execute(
     line: &str,
     terminal: Terminal,
 ) -> HumanReply {
-    let mut call = Call {
-        terminal,
-        services: Arc::clone(services),
-        state,
-        arguments: Arguments::default(),
-        out: String::new(),
-        ends: false,
-        awaits_migration: false,
-    };
-    run(&mut call, line).await;
+    let mut call = Call::new(services, state, terminal);
+    if let Err(error) = run(&mut call, line).await {
+        call.out.push_str(&format!("Error: {error}\n"));
+    }
     let Call { out: text, state, ends, awaits_migration, .. } = call;
     HumanReply { text, state, ends, awaits_migration }
 }
 
-async fn run(call: &mut Call, line: &str) {
+/// What a line prints, for a program; an error stays one.
+pub async fn show(services: &Arc<Services>, line: &str) -> Result<String, QmpError> {
+    let mut call = Call::new(services, HmpState::default(), Terminal::CannotWait);
+    run(&mut call, line).await?;
+    Ok(call.out)
+}
+
+/// Execute a line; the error is the command's own. What is wrong with the line is printed.
+async fn run(call: &mut Call, line: &str) -> Result<(), QmpError> {
     if line.trim_matches(is_space).is_empty() {
-        return;
+        return Ok(());
     }
     let (command, rest) = match find(line) {
         Ok(found) => found,
-        Err(typed) => return call.out.push_str(&format!("unknown command: '{typed}'\n")),
+        Err(typed) => {
+            call.out.push_str(&format!("unknown command: '{typed}'\n"));
+            return Ok(());
+        }
     };
     let Action::Run(handler) = &command.action else {
-        return super::control::list(&mut call.out, &[line.trim_matches(is_space)]);
+        super::control::list(&mut call.out, &[line.trim_matches(is_space)]);
+        return Ok(());
     };
     let cpu = call.state.cpu;
     let needs_registers = rest.contains('$');
@@ -149,12 +167,11 @@ async fn run(call: &mut Call, line: &str) {
         Err(error) => {
             let typed = line[..line.len() - rest.len()].trim_end_matches(is_space);
             let hint = format!("{error}Try \"help {typed}\" for more information\n");
-            return call.out.push_str(&hint);
+            call.out.push_str(&hint);
+            return Ok(());
         }
     }
-    if let Err(error) = handler(call).await {
-        call.out.push_str(&format!("Error: {error}\n"));
-    }
+    handler(call).await
 }
 
 /// The command a line names and what follows the name; the error is what was typed as one.

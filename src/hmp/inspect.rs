@@ -97,6 +97,10 @@ pub(super) async fn registers(call: &mut Call) -> Outcome {
 }
 
 pub(super) async fn jit(call: &mut Call) -> Outcome {
+    let accelerator = call.services.info.accelerator.first();
+    if accelerator.is_none_or(|(_, name)| name != "jit") {
+        return Err(QmpError::generic("JIT information is only available with accel=tcg"));
+    }
     call.out.push_str("Accelerator settings:\n");
     for (name, value) in &call.services.info.accelerator {
         let _ = writeln!(call.out, "{name}: {value}");

@@ -138,7 +138,6 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<status::Stop>(),
         entry::<status::SystemPowerdown>(),
         entry::<command_line::QueryCommandLineOptions>(),
-        entry::<device_tree::Dumpdtb>(),
         entry::<jobs::JobCancel>(),
         entry::<jobs::JobComplete>(),
         entry::<jobs::JobDismiss>(),

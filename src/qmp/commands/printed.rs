@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::hmp;
-use crate::hmp::command::Terminal;
 use crate::qmp::command::Command;
 use crate::qmp::error::QmpError;
 use crate::qmp::link::Services;
@@ -28,9 +27,8 @@ macro_rules! as_info_shows {
             type Return = HumanReadableText;
 
             async fn run(self, services: &Arc<Services>) -> Result<HumanReadableText, QmpError> {
-                let state = hmp::state::HmpState::default();
-                let shown = hmp::command::execute(services, state, $line, Terminal::CannotWait);
-                Ok(HumanReadableText { human_readable_text: shown.await.text })
+                let human_readable_text = hmp::command::show(services, $line).await?;
+                Ok(HumanReadableText { human_readable_text })
             }
         }
     )*};
