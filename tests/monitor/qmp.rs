@@ -136,7 +136,7 @@ async fn run_state_commands_and_their_events() {
         ("system_reset", reset, "{}"),
         ("query-status", "", r#"{"status": "prelaunch", "running": false}"#),
         ("system_powerdown", r#""event": "POWERDOWN""#, "{}"),
-        ("inject-nmi", "", "The command inject-nmi has not been found"),
+        ("inject-nmi", "", "machine does not provide NMIs"),
         ("quit", r#""data": {"guest": false, "reason": "host-qmp-quit"}"#, "{}"),
     ] {
         terminal.type_bytes(format!("{{'execute':'{command}'}}").as_bytes()).await;
