@@ -1,11 +1,14 @@
 //! Commands that act on the machine or on the monitor, and help.
 
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::arguments;
 use super::command::{Action, Call, HmpCommand};
 use super::table::COMMANDS;
 use crate::machine::log;
+use crate::machine::message::SetOneInsnPerTb;
 use crate::machine::spec::{LOG_ITEMS, is_log_name};
 use crate::qmp::command::Command;
 use crate::qmp::commands::{machine, status};
@@ -57,6 +60,26 @@ pub(super) async fn log(call: &mut Call) -> Outcome {
             Ok(())
         }
     }
+}
+
+pub(super) async fn one_insn_per_tb(call: &mut Call) -> Outcome {
+    let services = Arc::clone(&call.services);
+    let Some(setting) = &services.info.one_insn_per_tb else {
+        call.out.push_str("This accelerator does not support setting one-insn-per-tb\n");
+        return Ok(());
+    };
+    let on = match call.arguments.text("option") {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(other) => {
+            let _ = writeln!(call.out, "unexpected option {other}");
+            return Ok(());
+        }
+    };
+    let peer = &services.link.one_insn_per_tb;
+    services.ask(peer, "one-insn-per-tb", SetOneInsnPerTb { on }).await?;
+    setting.store(on, Ordering::Relaxed);
+    Ok(())
 }
 
 pub(super) async fn logfile(call: &mut Call) -> Outcome {

@@ -1,6 +1,7 @@
 //! `info`: one handler per aspect of the machine.
 
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 use super::command::Call;
 use super::page_table::{Mapping, Walk, walk};
@@ -104,6 +105,10 @@ pub(super) async fn jit(call: &mut Call) -> Outcome {
     call.out.push_str("Accelerator settings:\n");
     for (name, value) in &call.services.info.accelerator {
         let _ = writeln!(call.out, "{name}: {value}");
+    }
+    if let Some(on) = &call.services.info.one_insn_per_tb {
+        let state = if on.load(Ordering::Relaxed) { "on" } else { "off" };
+        let _ = writeln!(call.out, "one-insn-per-tb: {state}");
     }
     for cpu in (QueryCpusFast {}).run(&call.services).await? {
         let snapshot = call.hart(cpu.cpu_index).await?;

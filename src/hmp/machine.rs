@@ -34,6 +34,12 @@ pub(super) async fn system_wakeup(call: &mut Call) -> Outcome {
     (SystemWakeup {}).run(&call.services).await.map(drop)
 }
 
+/// What a watchdog can do.
+pub(super) async fn watchdog_actions(_: &Arc<Services>) -> Vec<String> {
+    let names = ["reset", "shutdown", "poweroff", "pause", "debug", "none", "inject-nmi"];
+    names.map(str::to_owned).into()
+}
+
 pub(super) async fn watchdog_action(call: &mut Call) -> Outcome {
     let word = call.arguments.text("action").unwrap_or_default();
     let text: StrDeserializer<'_, WordError> = word.into_deserializer();

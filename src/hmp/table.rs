@@ -40,8 +40,8 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
     "calc_dirty_rate", [required("dirty_ring", Kind::Flag('r')), required("dirty_bitmap", Kind::Flag('b')), required("second", Kind::Long), optional("sample_pages_per_GB", Kind::Long)], "[-r] [-b] second [sample_pages_per_GB]", "measure how fast the guest writes its memory (-r: for every CPU; -b: by every page that is written)" => run!(dirty_rate::calculate);
     "cancel_vcpu_dirty_limit", [optional("cpu_index", Kind::Long)], "[cpu_index]", "let a CPU, or all, write as fast as they can" => run!(dirty_rate::cancel_limit);
-    "chardev-add", [required("args", Kind::Rest).among(names!(chardev::kinds))], "args", "add a character device (args are those of -chardev)" => run!(chardev::chardev_add);
-    "chardev-change", [required("id", Kind::Text).among(names!(chardev::labels)), required("args", Kind::Rest)], "id args", "put another character device in the place of one (args are those of -chardev)" => run!(chardev::chardev_change);
+    "chardev-add", [required("args", Kind::Text).among(names!(chardev::kinds))], "args", "add a character device (args are those of -chardev)" => run!(chardev::chardev_add);
+    "chardev-change", [required("id", Kind::Text), required("args", Kind::Text)], "id args", "put another character device in the place of one (args are those of -chardev)" => run!(chardev::chardev_change);
     "chardev-remove", [required("id", Kind::Text).among(names!(chardev::labels))], "id", "remove a character device" => run!(chardev::chardev_remove);
     "chardev-send-break", [required("id", Kind::Text).among(names!(chardev::labels))], "id", "send a break on a character device" => run!(chardev::chardev_send_break);
     "closefd", [required("fdname", Kind::Text)], "name", "close a descriptor that getfd has taken in" => run!(descriptors::closefd);
@@ -68,6 +68,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "nmi", [], "", "send a non-maskable interrupt" => run!(machine::nmi);
     "object_add", [required("object", Kind::Rest).among(names!(objects::types))], "[qom-type=]type,id=str[,prop=value][,...]", "make an object" => run!(objects::object_add);
     "object_del", [required("id", Kind::Text).among(names!(objects::ids))], "id", "remove an object" => run!(objects::object_del);
+    "one-insn-per-tb", [optional("option", Kind::Text)], "[on|off]", "translate every guest instruction alone" => run!(control::one_insn_per_tb);
     "pmemsave", [required("val", Kind::Long), required("size", Kind::Int), required("filename", Kind::Text)], "addr size file", "write physical memory to a file" => run!(memory::pmemsave);
     "print|p", [required("fmt", Kind::Format), required("val", Kind::Long)], "/fmt expr", "evaluate an expression ($reg is a register of the chosen CPU)" => run!(memory::print);
     "qom-get", [required("path", Kind::Text), required("property", Kind::Text)], "path property", "show the value of an object's property" => run!(qom::get);
@@ -83,7 +84,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "system_reset", [], "", "reset the machine" => run!(control::system_reset);
     "system_wakeup", [], "", "wake the guest up" => run!(machine::system_wakeup);
     "trace-event", [required("name", Kind::Text).among(names!(machine::trace_names)), required("option", Kind::Switch), optional("vcpu", Kind::Int)], "name on|off [vcpu]", "switch a trace event, or those that match a pattern" => run!(machine::trace_event);
-    "watchdog_action", [required("action", Kind::Text)], "[reset|shutdown|poweroff|pause|debug|none|inject-nmi]", "what happens when a watchdog's time is up" => run!(machine::watchdog_action);
+    "watchdog_action", [required("action", Kind::Text).among(names!(machine::watchdog_actions))], "[reset|shutdown|poweroff|pause|debug|none|inject-nmi]", "what happens when a watchdog's time is up" => run!(machine::watchdog_action);
     "x", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show virtual memory of the chosen CPU" => run!(memory::x);
     "xp", [required("fmt", Kind::Format), required("addr", Kind::Long)], "/fmt addr", "show physical memory" => run!(memory::xp);
 };

@@ -196,6 +196,14 @@ impl Engine {
         self.observer = observer;
     }
 
+    /// The longest block from now on, in guest instructions.
+    pub fn limit(&mut self, hart: &mut Hart, max_insns: u32) {
+        if self.shape.max_insns != max_insns {
+            self.shape.max_insns = max_insns;
+            self.flush(hart);
+        }
+    }
+
     /// Make blocks of this shape from now on, and show each entry to `observer`.
     pub fn reshape(&mut self, hart: &mut Hart, shape: BlockShape, observer: Option<EntryObserver>) {
         self.entry_observer = observer;

@@ -225,6 +225,13 @@ pub struct TranslateVirtual {
     pub addr: u64,
 }
 
+/// `one-insn-per-tb`: have the translator make a block of every guest instruction, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "Result<(), VmError>")]
+pub struct SetOneInsnPerTb {
+    pub on: bool,
+}
+
 /// What is at a physical address.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<MemoryPlace, VmError>")]

@@ -2,6 +2,7 @@
 //! powers on, and ends when the `Vm` says so.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -312,17 +313,15 @@ fn machine_info(
     objects: Objects,
     descriptors: Descriptors,
 ) -> MachineInfo {
+    let mut one_insn = None;
     let accelerator = match spec.accel {
         super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
         super::spec::Accel::Qtest => vec![("Accelerator".to_owned(), "qtest".to_owned())],
         super::spec::Accel::Jit { tb_size, one_insn_per_tb } => {
             let size = tb_size.unwrap_or(crate::jit::engine::DEFAULT_CACHE as u64);
+            one_insn = Some(Arc::new(AtomicBool::new(one_insn_per_tb)));
             vec![
                 ("Accelerator".to_owned(), "jit".to_owned()),
-                (
-                    "one-insn-per-tb".to_owned(),
-                    if one_insn_per_tb { "on" } else { "off" }.to_owned(),
-                ),
                 ("Code cache per hart".to_owned(), format!("{} KiB", size >> 10)),
             ]
         }
@@ -364,6 +363,7 @@ fn machine_info(
         chardevs: chardevs.clone(),
         drives: Vec::new(),
         accelerator,
+        one_insn_per_tb: one_insn,
         blockers: Arc::new([]),
         only_migratable: spec.only_migratable,
         preconfig: Preconfig::default(),

@@ -28,7 +28,7 @@ use crate::actors::outlet::Outlet;
 use crate::block::message::BlockFailed;
 use crate::block::node::Ownership;
 use crate::cpu::vcpu::{
-    HartStart, ReadVirtual, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
+    HartStart, LimitBlocks, ReadVirtual, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
 };
 use crate::trace;
 
@@ -46,6 +46,7 @@ pub struct VcpuLink {
     pub snapshot: Recipient<SnapshotHart>,
     pub read: Recipient<ReadVirtual>,
     pub translate: Recipient<TranslateAddress>,
+    pub limit: Recipient<LimitBlocks>,
     pub terminate: Recipient<Terminate>,
     /// The host's id of its thread.
     pub thread_id: Arc<AtomicU32>,
@@ -61,6 +62,7 @@ impl From<&VcpuThread> for VcpuLink {
             snapshot: addr.clone().recipient(),
             read: addr.clone().recipient(),
             translate: addr.clone().recipient(),
+            limit: addr.clone().recipient(),
             terminate: addr.clone().recipient(),
             thread_id: Arc::clone(&vcpu.thread_id),
         }
@@ -529,6 +531,25 @@ impl Handler<TranslateVirtual> for Vm {
         let TranslateVirtual { cpu, addr } = message;
         let request = self.vcpu(cpu).map(|vcpu| vcpu.translate.send(TranslateAddress { addr }));
         Box::pin(async move { ask(request?, "the vCPU").await })
+    }
+}
+
+impl Handler<SetOneInsnPerTb> for Vm {
+    type Result = ResponseFuture<Result<(), VmError>>;
+
+    fn handle(&mut self, message: SetOneInsnPerTb, _: &mut Self::Context) -> Self::Result {
+        let SetOneInsnPerTb { on: one_insn } = message;
+        let vcpus = self.parts.vcpus.iter();
+        let told: Vec<_> = vcpus.map(|v| v.limit.send(LimitBlocks { one_insn })).collect();
+        Box::pin(async move {
+            for answer in told {
+                if !ask(answer, "the vCPU").await? {
+                    let sentence = "This accelerator does not support setting one-insn-per-tb";
+                    return Err(VmError(sentence.to_owned()));
+                }
+            }
+            Ok(())
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix::{Message, Recipient};
@@ -38,6 +39,7 @@ pub struct MachineLink {
     pub read_memory: Recipient<vm::ReadMemory>,
     pub query_tree: Recipient<vm::QueryTree>,
     pub translate: Recipient<vm::TranslateVirtual>,
+    pub one_insn_per_tb: Recipient<vm::SetOneInsnPerTb>,
     pub locate_memory: Recipient<vm::LocateMemory>,
     pub subscribe: Recipient<vm::SubscribeEvents>,
     pub log: Outlet<SetLog>,
@@ -61,6 +63,7 @@ impl MachineLink {
             + actix::Handler<vm::ReadMemory>
             + actix::Handler<vm::QueryTree>
             + actix::Handler<vm::TranslateVirtual>
+            + actix::Handler<vm::SetOneInsnPerTb>
             + actix::Handler<vm::LocateMemory>
             + actix::Handler<vm::SubscribeEvents>,
     {
@@ -77,6 +80,7 @@ impl MachineLink {
             read_memory: machine.clone().recipient(),
             query_tree: machine.clone().recipient(),
             translate: machine.clone().recipient(),
+            one_insn_per_tb: machine.clone().recipient(),
             locate_memory: machine.clone().recipient(),
             subscribe: machine.clone().recipient(),
             log,
@@ -197,6 +201,8 @@ pub struct MachineInfo {
     pub descriptors: Descriptors,
     /// Heading lines of `info jit`: (setting, value).
     pub accelerator: Vec<(String, String)>,
+    /// Whether the translator makes a block of every guest instruction; `None` where there is none.
+    pub one_insn_per_tb: Option<Arc<AtomicBool>>,
     /// What refuses migrations.
     pub blockers: Blockers,
     /// `-only-migratable`

@@ -163,6 +163,7 @@ answers! {
     TranslateVirtual, |_vm, TranslateVirtual { addr, .. }| {
         Ok((addr < 0x1000).then_some(addr).or((addr >= RAM_BASE).then(|| addr - RAM_BASE)))
     };
+    SetOneInsnPerTb, |_vm, _| Err(VmError("not here".into()));
     LocateMemory, |_vm, LocateMemory { addr }| Ok(match addr {
         0 => MemoryPlace::Nowhere,
         1..RAM_BASE => MemoryPlace::NotRam,

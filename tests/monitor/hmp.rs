@@ -144,6 +144,10 @@ async fn command_lines() {
             ("gpa2hva 0x80000000", "Host virtual address for 0x80000000 (ram) is 0x80000010\n"),
             ("sum 0 1", "00000\n"),
             ("sum 0x80000000 3", "32771\n"),
+            (
+                "one-insn-per-tb",
+                "This accelerator does not support setting one-insn-per-tb\n",
+            ),
             ("dumpdtb x", "Error: This machine doesn't have an FDT\n"),
             ("help nosuch", "unknown command: 'nosuch'\n"),
             ("help info nosuch", "unknown command: 'info nosuch'\n"),

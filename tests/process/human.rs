@@ -172,6 +172,15 @@ fn help() {
     assert!(host.starts_with(place), "{host}");
     let tree = std::fs::read(machine.path("tree")).expect("a device tree");
     assert_eq!(tree.get(..4), Some(&[0xd0, 0x0d, 0xfe, 0xed][..]));
+    for (line, printed, state) in [
+        ("one-insn-per-tb", "", "on"),
+        ("one-insn-per-tb x", "unexpected option x\n", "on"),
+        ("one-insn-per-tb off", "", "off"),
+    ] {
+        assert_eq!(human.say(line), printed, "{line}");
+        let jit = human.say("info jit");
+        assert!(jit.contains(&format!("one-insn-per-tb: {state}\n")), "{line}: {jit}");
+    }
     // The log goes where it is sent from now on.
     assert_eq!(human.say("logfile log"), "");
     assert_eq!(human.say("log int,exec"), "");

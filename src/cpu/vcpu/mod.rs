@@ -91,6 +91,14 @@ pub struct TranslateAddress {
     pub addr: u64,
 }
 
+/// One guest instruction a block from now on, or as many as usual; false where nothing is
+/// translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "bool")]
+pub struct LimitBlocks {
+    pub one_insn: bool,
+}
+
 /// Read a CSR, or write it, whatever the hart's mode; the value before, `None` when the hart has
 /// no such CSR or it is read-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
@@ -668,5 +676,20 @@ impl Handler<TranslateAddress> for Vcpu {
         let found = mmu::translate(&mut self.hart, addr, Access::Load, privilege, true, true);
         self.hart.missing = waits_for;
         found.ok().map(|mapping| mapping.pa)
+    }
+}
+
+impl Handler<LimitBlocks> for Vcpu {
+    type Result = bool;
+
+    fn handle(&mut self, LimitBlocks { one_insn }: LimitBlocks, _: &mut Self::Context) -> bool {
+        self.max_insns = if one_insn { 1 } else { BlockShape::default().max_insns };
+        match &mut self.engine {
+            Some(engine) => {
+                engine.limit(&mut self.hart, self.max_insns);
+                true
+            }
+            None => false,
+        }
     }
 }

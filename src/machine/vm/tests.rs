@@ -69,6 +69,7 @@ fn vm(reboot: RebootAction, shutdown: ShutdownAction) -> (Addr<Vm>, Mocks) {
         snapshot: Probe::answering(|_| panic!("no snapshot in this test")).recipient(),
         read: Probe::answering(|_| Ok(vec![1])).recipient(),
         translate: Probe::answering(|_| None).recipient(),
+        limit: Probe::answering(|_| true).recipient(),
         terminate: Probe::new().recipient(),
         thread_id: Arc::default(),
     };
