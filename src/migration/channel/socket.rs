@@ -138,8 +138,9 @@ pub(super) async fn listen_inet(
     }
     let mut listeners = Vec::new();
     let mut refusal: Option<io::Error> = None;
+    let alone = found.len() == 1;
     for address in found {
-        match listen_one(address, inet) {
+        match listen_one(address, inet, alone) {
             Ok(listener) => listeners.push(listener),
             Err(error) if refusal.is_some() && is_local(&error) => {}
             Err(error) => refusal = Some(error),
@@ -154,22 +155,31 @@ pub(super) async fn listen_inet(
     Ok((listeners, values))
 }
 
-/// The first port that is free, from the address' own up to `to`.
-fn listen_one(mut address: SocketAddr, inet: &InetAddress) -> io::Result<TcpListener> {
+/// The first port that is free, from the address' own up to `to`. An IPv6 address that is `alone`
+/// serves IPv4 too, where it can and is not told otherwise.
+fn listen_one(mut address: SocketAddr, inet: &InetAddress, alone: bool) -> io::Result<TcpListener> {
+    let both = match (inet.ipv4, inet.ipv6) {
+        (None, None) => alone,
+        families => families == (Some(true), Some(true)),
+    };
     let first = address.port();
     let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);
     for port in first..=inet.to.unwrap_or(first).max(first) {
         address.set_port(port);
-        let listening = tcp_socket(&address, inet).and_then(|socket| {
+        let listen = |both: bool| {
+            let socket = tcp_socket(&address, inet)?;
             socket.set_reuseaddr(true)?;
             if address.is_ipv6() {
-                // Beside an IPv4 socket of the same port, unless it serves both.
-                let both = inet.ipv4 == Some(true) && inet.ipv6 == Some(true);
                 sockopt::set_ipv6_v6only(&socket, !both)?;
             }
             socket.bind(address)?;
             socket.listen(BACKLOG)
-        });
+        };
+        let listening = match listen(both) {
+            // Somebody may have the port for IPv4.
+            Err(error) if both && error.kind() == io::ErrorKind::AddrInUse => listen(false),
+            listening => listening,
+        };
         match listening {
             Ok(listener) => return Ok(listener),
             Err(error) => refusal = error,

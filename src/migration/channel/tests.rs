@@ -151,6 +151,24 @@ async fn refusals_are_told_in_full() {
     );
 }
 
+/// Management programs listen at `[::]` and connect by IPv4.
+#[tokio::test]
+async fn any_ipv6_address_is_any_address_unless_told_otherwise() {
+    // A host without IPv6 has nothing to test.
+    let Ok(mut listener) = serve("tcp:[::]:0").await else { return };
+    let uri = format!("tcp:127.0.0.1:{}", port(&listener));
+    let (client, server) = tokio::join!(open(&uri), listener.accept());
+    exchange(client.unwrap(), server.unwrap()).await;
+
+    let only = serve("tcp:[::]:0,ipv6=on").await.unwrap();
+    let refused = refusal(&format!("tcp:127.0.0.1:{}", port(&only))).await;
+    assert_eq!(refused, "Error connecting to socket: Connection refused");
+
+    // Where somebody has the port for IPv4, IPv6 is left.
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    serve(&format!("tcp:[::]:{}", taken.local_addr().unwrap().port())).await.unwrap();
+}
+
 #[tokio::test]
 async fn listeners_say_why_not() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
