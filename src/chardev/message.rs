@@ -62,6 +62,15 @@ pub enum CharEvent {
 #[rtype(result = "()")]
 pub struct Detach;
 
+/// Front end → whoever announces it: the guest has opened its end of a port, or closed it.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct PortOpened {
+    /// The port's identifier.
+    pub id: String,
+    pub open: bool,
+}
+
 /// Monitor → back end: have the front end hear a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
 #[rtype(result = "()")]

@@ -529,3 +529,99 @@ async fn mux_keys_work_while_the_guest_does_not_read() {
     assert_eq!(bench.monitor.next().await, Heard::Input(b"m".to_vec()));
     assert_eq!(bench.console.read(data.len(), 100).await, data);
 }
+
+fn localhost(port: u16) -> Host {
+    Host { host: "127.0.0.1".into(), port: port.to_string(), ipv4: None, ipv6: None }
+}
+
+#[actix::test]
+async fn datagrams() {
+    let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let remote = localhost(peer.local_addr().unwrap().port());
+    let udp = UdpSpec { remote, local: Some(localhost(0)) };
+    let mut front = Front::on(&opened(ChardevKind::Udp(udp)).await);
+    front.event(CharEvent::Opened).await;
+    let mut bytes = [0; 16];
+    let mut from = None;
+    for text in [b"one".as_slice(), b"another"] {
+        front.write(text).await;
+        let (length, address) = peer.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], text, "one write, one datagram");
+        from = Some(address);
+    }
+    // An empty one is not the end.
+    for datagram in [b"".as_slice(), b"back ", b"again"] {
+        peer.send_to(datagram, from.unwrap()).unwrap();
+    }
+    assert_eq!(front.read(10, 3).await, b"back again");
+}
+
+#[actix::test]
+async fn telnet() {
+    let address = SocketAddress::Inet { at: localhost(0), to: None };
+    let socket = SocketSpec { address, telnet: true, ..unix(Path::new(""), true) };
+    let chardev = opened(ChardevKind::Socket(socket)).await;
+    let name = chardev.filename.lock().clone();
+    let port = name.strip_prefix("disconnected:telnet:127.0.0.1:").expect(&name);
+    let port: u16 = port.strip_suffix(",server=on").expect(&name).parse().unwrap();
+    let mut front = Front::on(&chardev);
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    front.event(CharEvent::Opened).await;
+    let mut offer = [0; 12];
+    client.read_exact(&mut offer).unwrap();
+    assert_eq!(offer, telnet::OFFER);
+    client.write_all(b"a\xff\xfd\x01b\xff\xf3").unwrap();
+    front.event(CharEvent::Break).await;
+    assert_eq!(front.read(2, 2).await, b"ab");
+}
+
+#[actix::test]
+async fn devices_are_changed_and_removed() {
+    let all = Chardevs::default();
+    for id in ["fixed", "free", "port"] {
+        all.open(&ChardevSpec { id: id.into(), ..spec(ChardevKind::Null) }, 1).await.unwrap();
+    }
+    let get = |id: &str| all.get(id).unwrap();
+    let _fixed = Front::on(&get("fixed"));
+    let port = get("port");
+    let (sender, heard) = unbounded_channel();
+    let probe = Probe(sender).start();
+    let backend = port.front_end_of_any();
+    backend.attach.do_send(Attach {
+        input: probe.clone().recipient(),
+        written: probe.clone().recipient(),
+        event: probe.clone().recipient(),
+        descriptor: None,
+    });
+    let mut front = Front { backend, heard, _probe: probe };
+    front.event(CharEvent::Opened).await;
+
+    let ring =
+        |id: &str| Ok(ChardevSpec { id: id.to_owned(), ..spec(ChardevKind::Ringbuf { size: 8 }) });
+    let refused = |result: Result<Option<Chardev>, ChardevError>| result.unwrap_err().to_string();
+    let missing = refused(all.change("nobody", || ring("nobody")).await);
+    assert_eq!(missing, "Chardev 'nobody' does not exist");
+    let fixed = refused(all.change("fixed", || ring("fixed")).await);
+    assert_eq!(fixed, "Chardev user does not support chardev hotswap");
+    assert!(all.change("port", || ring("port")).await.unwrap().is_some());
+    front.event(CharEvent::Closed).await;
+    front.event(CharEvent::Opened).await;
+    front.write(b"kept").await;
+    assert_eq!(port.ring().unwrap().read(9), b"kept");
+    assert!(all.change("free", || ring("free")).await.unwrap().is_none(), "it is to be added");
+
+    assert_eq!(all.remove("free").unwrap_err().to_string(), "Chardev 'free' not found");
+    assert_eq!(all.remove("port").unwrap_err().to_string(), "Chardev 'port' is busy");
+    let mux = |id: &str| ChardevSpec {
+        id: id.to_owned(),
+        ..spec(ChardevKind::Mux { chardev: "base".into() })
+    };
+    all.add(&ChardevSpec { id: "base".into(), ..spec(ChardevKind::Null) }).await.unwrap();
+    all.add(&mux("mux")).await.unwrap();
+    let twice = all.add(&mux("other")).await.unwrap_err().to_string();
+    assert_eq!(twice, "chardev 'base' is already in use");
+    assert_eq!(all.remove("base").unwrap_err().to_string(), "Chardev 'base' is busy");
+    all.remove("mux").unwrap();
+    all.remove("base").unwrap();
+    assert_eq!(all.list().len(), 2);
+}

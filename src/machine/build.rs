@@ -26,7 +26,7 @@ use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimeState, TimerFired, Timers, TooManyTimers};
 use crate::block::message::BlockFailed;
 use crate::block::node::{BlockNode, Ownership};
-use crate::chardev::message::CharBackend;
+use crate::chardev::message::{CharBackend, PortOpened};
 use crate::cpu::hart::{ArmStimer, HartEnv};
 use crate::cpu::inbox::{Peer, Peers};
 use crate::cpu::irq::{MEIP, MSIP, MTIP, SEIP, SSIP};
@@ -168,6 +168,7 @@ pub(super) struct Board {
     pub(super) timers: Timers,
     pub(super) failure: Outlet<ActorFailed>,
     pub(super) block_failures: Outlet<BlockFailed>,
+    pub(super) ports_opened: Outlet<PortOpened>,
     regions: Vec<Region>,
     lifecycles: Vec<Lifecycle>,
     sections: Sections,
@@ -343,6 +344,7 @@ pub fn build(
         timers: timers.clone(),
         failure: failure.clone(),
         block_failures: vm.clone().recipient().into(),
+        ports_opened: vm.clone().recipient().into(),
         regions: Vec::new(),
         lifecycles: Vec::new(),
         sections: Sections::default(),

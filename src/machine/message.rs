@@ -6,6 +6,7 @@ use actix::{Message, Recipient};
 
 use super::spec::WatchdogAction;
 use crate::block::message::BlockFailed;
+use crate::chardev::message::PortOpened;
 
 /// QAPI `RunState`.
 #[derive(
@@ -321,6 +322,8 @@ pub enum VmEvent {
     Powerdown,
     /// A drive's request failed.
     BlockIoError(BlockFailed),
+    /// The guest has opened or closed its end of a serial port.
+    PortOpened(PortOpened),
     /// An actor died: the machine is in `internal-error`.
     DeviceFailed {
         name: String,

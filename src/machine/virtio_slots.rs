@@ -133,7 +133,9 @@ pub(super) fn plug_all(
                     })?),
                     None => None,
                 };
-                let number = bus.add(port, backend).map_err(|e| refused(device, e))?;
+                // A port without an identifier cannot be told apart.
+                let announce = device.id.clone().map(|id| (id, board.ports_opened.clone()));
+                let number = bus.add(port, backend, announce).map_err(|e| refused(device, e))?;
                 plugged.push(Plugged {
                     device: index,
                     slot: None,

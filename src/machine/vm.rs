@@ -27,6 +27,7 @@ use crate::actors::message::{ActorFailed, Pause, Reset, Resume, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::block::message::BlockFailed;
 use crate::block::node::Ownership;
+use crate::chardev::message::PortOpened;
 use crate::cpu::vcpu::{
     HartStart, LimitBlocks, ReadVirtual, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
 };
@@ -603,6 +604,14 @@ impl Handler<BlockFailed> for Vm {
         };
         // What went wrong is in the run state.
         AtomicResponse::new(Box::pin(stopped.map(|_, _, _| ())))
+    }
+}
+
+impl Handler<PortOpened> for Vm {
+    type Result = ();
+
+    fn handle(&mut self, opened: PortOpened, _: &mut Self::Context) {
+        self.emit(VmEvent::PortOpened(opened));
     }
 }
 

@@ -58,6 +58,7 @@ events! {
         nospace: bool,
         reason: String,
     }
+    "VSERPORT_CHANGE" VserportChange { id: String, open: bool, }
     "MIGRATION" Migration { status: MigrationStatus, }
     "MIGRATION_PASS" MigrationPass { pass: u64, }
 }
@@ -102,6 +103,9 @@ pub fn of(event: &VmEvent) -> Option<Event> {
             nospace: failed.error.is_no_space(),
             reason: failed.error.to_string(),
         }),
+        VmEvent::PortOpened(port) => {
+            announce(VserportChange { id: port.id.clone(), open: port.open })
+        }
         VmEvent::DeviceFailed { .. } | VmEvent::Exit { .. } => return None,
     })
 }

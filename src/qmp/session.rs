@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseFuture,
-    WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient,
+    ResponseFuture, WrapFuture,
 };
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -36,11 +36,33 @@ const OUTPUT_LIMIT: usize = 64 << 10;
 /// Events are dropped while this many bytes of output wait.
 const EVENT_LIMIT: usize = 1 << 20;
 
+/// What a session asks of its monitor.
+#[derive(Debug, Clone)]
+pub struct MonitorLink {
+    pub execute: Recipient<Execute>,
+    pub subscribe: Recipient<Subscribe>,
+    pub register: Recipient<Register>,
+}
+
+impl From<Addr<Monitor>> for MonitorLink {
+    fn from(monitor: Addr<Monitor>) -> Self {
+        Self {
+            execute: monitor.clone().recipient(),
+            subscribe: monitor.clone().recipient(),
+            register: monitor.recipient(),
+        }
+    }
+}
+
 /// Start a session on the current arbiter.
-pub fn attach(backend: CharBackend, monitor: Addr<Monitor>, pretty: bool) -> Addr<QmpSession> {
+pub fn attach(
+    backend: CharBackend,
+    monitor: impl Into<MonitorLink>,
+    pretty: bool,
+) -> Addr<QmpSession> {
     QmpSession {
         backend,
-        monitor,
+        monitor: monitor.into(),
         pretty,
         mode: Mode::Disconnected,
         connection: 0,
@@ -73,7 +95,7 @@ enum Mode {
 #[derive(Debug)]
 pub struct QmpSession {
     backend: CharBackend,
-    monitor: Addr<Monitor>,
+    monitor: MonitorLink,
     pretty: bool,
     mode: Mode,
     /// Counts connections, so that a reply to an earlier client is not sent to the next.
@@ -124,8 +146,8 @@ impl Actor for QmpSession {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let me = ctx.address();
-        self.monitor.do_send(Subscribe(me.clone().recipient()));
-        self.monitor.do_send(Register(me.clone().recipient()));
+        self.monitor.subscribe.do_send(Subscribe(me.clone().recipient()));
+        self.monitor.register.do_send(Register(me.clone().recipient()));
         self.backend.attach.do_send(Attach {
             input: me.clone().recipient(),
             written: me.clone().recipient(),
@@ -373,7 +395,7 @@ impl QmpSession {
             true => self.out_of_band = true,
             false => self.executing = true,
         }
-        let execution = self.monitor.send(Execute {
+        let execution = self.monitor.execute.send(Execute {
             command,
             arguments,
             out_of_band,

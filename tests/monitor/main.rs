@@ -11,3 +11,4 @@ mod object_model;
 mod objects;
 mod peers;
 mod qmp;
+mod sessions;

@@ -18,5 +18,6 @@ mod object_tree;
 mod oracle;
 mod process;
 mod refusals;
+mod sessions;
 mod stream_reader;
 mod transcript;

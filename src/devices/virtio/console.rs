@@ -14,8 +14,9 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use super::device::{VirtioDevice, VirtioState, guest_error};
 use super::queue::Chain;
 use super::transport::VirtioMmio;
+use crate::actors::outlet::Outlet;
 use crate::chardev::message::{
-    Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
+    Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten, PortOpened,
 };
 use crate::devices::dma::{gather, scatter};
 use crate::devices::shell::Shell;
@@ -60,6 +61,8 @@ pub struct PortOptions {
     /// Shown by the guest; empty for none.
     pub name: String,
     pub backend: Option<CharBackend>,
+    /// Who announces that the guest opens or closes its end, and of which port.
+    pub announce: Option<(String, Outlet<PortOpened>)>,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,18 @@ impl Port {
             output: None,
             writing: false,
             offered: 0,
+        }
+    }
+
+    /// The guest has opened its end, or closed it.
+    fn set_guest_open(&mut self, open: bool) {
+        self.guest_open = open;
+        self.announce();
+    }
+
+    fn announce(&self) {
+        if let Some((id, to)) = &self.options.announce {
+            to.send(PortOpened { id: id.clone(), open: self.guest_open });
         }
     }
 
@@ -165,7 +180,9 @@ impl Port {
     }
 
     fn reset(&mut self) {
-        self.guest_open = false;
+        if self.guest_open {
+            self.set_guest_open(false);
+        }
         self.output = None;
         self.offered = 0;
     }
@@ -283,7 +300,7 @@ impl Console {
                 }
             }
             event::PORT_OPEN => {
-                port.guest_open = value != 0;
+                port.set_guest_open(value != 0);
                 port.receive(state);
             }
             _ => guest_error!("virtio-serial-bus: unexpected control event {event}"),
@@ -414,7 +431,9 @@ impl VirtioDevice for Console {
         _: &[u8],
         state: &mut VirtioState,
     ) -> Result<(), StateError> {
-        loaded.restore(self, state)
+        loaded.restore(self, state)?;
+        self.ports.iter().filter(|port| port.guest_open).for_each(Port::announce);
+        Ok(())
     }
 }
 

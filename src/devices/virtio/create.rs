@@ -14,7 +14,7 @@ use crate::actors::outlet::Outlet;
 use crate::actors::timer::ArmTimer;
 use crate::block::accounting::BlockAccount;
 use crate::block::message::{BlockFailed, BlockInfo, BlockRequest};
-use crate::chardev::message::CharBackend;
+use crate::chardev::message::{CharBackend, PortOpened};
 use crate::machine::clock::VirtualClock;
 use crate::machine::spec::ErrorAction;
 
@@ -338,11 +338,13 @@ impl SerialDevice {
         self.ports.iter().all(|port| port.nr != nr)
     }
 
-    /// Add a port, with the back end that its `chardev` names. Its number.
+    /// Add a port, with the back end that its `chardev` names, and who announces what the guest does
+    /// with it. Its number.
     pub fn add(
         &mut self,
         port: PortDevice,
         backend: Option<CharBackend>,
+        announce: Option<(String, Outlet<PortOpened>)>,
     ) -> Result<u32, DeviceError> {
         let PortDevice { console, name, nr, .. } = port;
         if nr == 0 && !console {
@@ -376,7 +378,7 @@ impl SerialDevice {
         if backend.is_some() && self.ports.iter().any(|port| port.backend.is_some()) {
             return refused("virtio-serial-bus: a second port with a chardev is not supported");
         }
-        self.ports.push(PortOptions { nr, console, name, backend });
+        self.ports.push(PortOptions { nr, console, name, backend, announce });
         Ok(nr)
     }
 
@@ -441,7 +443,7 @@ mod tests {
         let mut bus = serial(&properties("max_ports=3")).unwrap();
         let mut add = |console, given: &str| {
             let port = port(console, &properties(given)).unwrap();
-            bus.add(port, None).map_err(|e| e.to_string())
+            bus.add(port, None, None).map_err(|e| e.to_string())
         };
         add(false, "name=a").unwrap();
         add(true, "").unwrap();

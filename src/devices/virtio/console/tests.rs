@@ -12,6 +12,7 @@ struct Rig {
     attach: Probe<Attach>,
     output: Probe<CharOutput>,
     credit: Probe<CharCredit>,
+    opened: Probe<PortOpened>,
 }
 
 fn rig(legacy: bool, console: bool) -> Rig {
@@ -22,9 +23,11 @@ fn rig(legacy: bool, console: bool) -> Rig {
         credit: credit.recipient(),
     };
     let (nr, name) = if console { (0, String::new()) } else { (1, "org.x".to_owned()) };
-    let ports = vec![PortOptions { nr, console, name, backend: Some(backend) }];
+    let opened = Probe::new();
+    let announce = Some(("p0".to_owned(), Outlet::Mailbox(opened.recipient())));
+    let ports = vec![PortOptions { nr, console, name, backend: Some(backend), announce }];
     let driver = Driver::new(legacy, Console::new(31, true, ports));
-    Rig { driver, attach, output, credit }
+    Rig { driver, attach, output, credit, opened }
 }
 
 /// Give the device buffers for control messages, send it one, and return those it sends.
@@ -77,7 +80,7 @@ fn handshake_of_a_console() {
 
 #[test]
 fn a_named_port_opens_with_its_back_end() {
-    let Rig { mut driver, attach, output, .. } = rig(true, false);
+    let Rig { mut driver, attach, output, opened, .. } = rig(true, false);
     driver.start(MULTIPORT);
     let ready = control(&mut driver, 1, event::PORT_READY, 1);
     assert_eq!(ready, [message(1, event::PORT_NAME, 1, b"org.x\0")]);
@@ -91,6 +94,13 @@ fn a_named_port_opens_with_its_back_end() {
     driver.offer(5, &[(DATA, 8, 0)]);
     driver.kick(5);
     assert_eq!(output.take().len(), 1);
+    // What the guest does with its end is told, as is that a reset closes it.
+    let told = |open| [PortOpened { id: "p0".into(), open }];
+    assert_eq!(opened.take(), []);
+    control(&mut driver, 1, event::PORT_OPEN, 1);
+    assert_eq!(opened.take(), told(true));
+    driver.start(MULTIPORT);
+    assert_eq!(opened.take(), told(false));
 }
 
 #[test]
@@ -182,7 +192,8 @@ fn state_travels_in_the_middle_of_output_and_input() {
             credit: rig.credit.recipient(),
         };
         let name = String::new();
-        let port = PortOptions { nr: 0, console: true, name, backend: Some(backend) };
+        let port =
+            PortOptions { nr: 0, console: true, name, backend: Some(backend), announce: None };
         Console::new(31, true, vec![port])
     };
     for legacy in [true, false] {
