@@ -238,6 +238,10 @@ impl Session {
             "cpu" => {
                 IsaConfig::from_cpu_option(text)
                     .map_err(|error| OptionError::Refused(error.to_string()))?;
+                let model = text.split(',').next().unwrap_or_default();
+                if let Some(extensions) = cpu_model::lacks(model) {
+                    self.warnings.push(format!("warning: CPU '{model}' lacks {extensions} here"));
+                }
                 self.spec.cpu = text.into();
             }
             "smp" => return self.board.smp(text, origin),

@@ -17,7 +17,7 @@ pub enum CpuError {
     Empty,
     #[error("unable to find CPU model '{0}'")]
     UnknownModel(String),
-    #[error("CPU model '{0}' is not implemented, only {list}", list = MODELS.join(" and "))]
+    #[error("CPU model '{0}' is not implemented, only {list}", list = MODELS.join(", "))]
     Model(String),
     #[error("Expected key=value format, found {0}.")]
     NotKeyValue(String),
@@ -28,7 +28,10 @@ pub enum CpuError {
     Combination(String),
 }
 
-const MODELS: &[&str] = &["max", "rv64"];
+const MODELS: &[&str] = &["max", "rv64", VEYRON_V1];
+/// The one that is a product, and what it lacks here.
+const VEYRON_V1: &str = "veyron-v1";
+const VEYRON_V1_LACKS: &str = "H, Smaia and Ssaia";
 
 /// The version of the privileged specification.
 const PRIV_SPEC: &str = "v1.13.0";
@@ -43,6 +46,11 @@ const SATP_MODES: [(&str, Option<SatpMode>); 4] = [
 /// The models that `-cpu` takes.
 pub fn cpu_models() -> &'static [&'static str] {
     MODELS
+}
+
+/// What the model of this name has in QEMU and not here, if anybody has to be told.
+pub fn lacks(model: &str) -> Option<&'static str> {
+    (model == VEYRON_V1).then_some(VEYRON_V1_LACKS)
 }
 
 /// What `-cpu help` prints.
@@ -77,6 +85,7 @@ impl IsaConfig {
         let isa = match model {
             "rv64" => Self::rv64(),
             "max" => Self::max(),
+            VEYRON_V1 => Self::veyron_v1(),
             other if OTHER_MODELS.contains(&other) => return Err(CpuError::Model(other.into())),
             other => return Err(CpuError::UnknownModel(other.into())),
         };
@@ -161,6 +170,9 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     fn apply(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if self.model == VEYRON_V1 {
+            self.check_product(name, value)?;
+        }
         let name = match DEPRECATED.iter().find(|(old, _)| *old == name) {
             Some((old, new)) => {
                 tracing::warn!("CPU property '{old}' is deprecated. Please use '{new}' instead");
@@ -249,6 +261,46 @@ impl Choice<'_> {
         }
         self.set(name, boolean(name, value)?);
         Ok(())
+    }
+
+    /// A product is what it is: its extensions can only be left out.
+    fn check_product(&self, name: &str, value: &str) -> Result<(), String> {
+        let model = self.model;
+        let isa = &self.isa;
+        let number = |text: &str| unsigned(name, text, u64::MAX, "uint64");
+        let fixed = match name {
+            "mvendorid" => Some(isa.mvendorid.into()),
+            "marchid" => Some(isa.marchid),
+            "mimpid" => Some(isa.mimpid),
+            _ => None,
+        };
+        if let Some(fixed) = fixed {
+            return match number(value)? == fixed {
+                true => Ok(()),
+                false => Err(format!("Unable to change {model}-riscv-cpu {name} ({fixed:#x})")),
+            };
+        }
+        let keeps = match name {
+            "mmu" => boolean(name, value)? == isa.mmu,
+            "pmp" => boolean(name, value)? == (isa.pmp_entries > 0),
+            "pmu-mask" => number(value)? == u64::from(isa.pmu_mask),
+            "pmu-num" => number(value)? == u64::from(isa.pmu_mask.count_ones()),
+            "cbom_blocksize" => number(value)? == isa.cbom_size,
+            "cbop_blocksize" => number(value)? == isa.cbop_size,
+            "cboz_blocksize" => number(value)? == isa.cbo_size,
+            _ => {
+                let is_switch = SWITCHES.iter().any(|(known, _)| *known == name)
+                    && !SATP_MODES.iter().any(|(mode, _)| *mode == name);
+                return match is_switch && boolean(name, value)? && !isa.is_on(name) {
+                    true => Err(format!("'{model}' CPU does not allow enabling extensions")),
+                    false => Ok(()),
+                };
+            }
+        };
+        match keeps {
+            true => Ok(()),
+            false => Err(format!("CPU '{model}' does not allow changing the value of '{name}'")),
+        }
     }
 
     fn set(&mut self, name: &str, on: bool) {
@@ -414,8 +466,10 @@ fn satp_mode(set: &[Option<bool>; 4], default: SatpMode) -> Result<SatpMode, Str
         });
     };
     let (name, mode) = SATP_MODES[top];
-    let Some(mode) = mode else {
-        return Err(format!("satp_mode {name} is higher than hw max capability sv57"));
+    let Some(mode) = mode.filter(|mode| *mode <= default) else {
+        let widest = SATP_MODES.iter().find(|(_, mode)| *mode == Some(default));
+        let widest = widest.map_or("bare", |(name, _)| name);
+        return Err(format!("satp_mode {name} is higher than hw max capability {widest}"));
     };
     if let Some(low) = set[..top].iter().rposition(|mode| *mode == Some(false)) {
         let low = SATP_MODES[low].0;

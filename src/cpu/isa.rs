@@ -104,6 +104,9 @@ isa! {
     zba, zbb, zbc, zbs, zbkb, zbkc, zbkx,
     zk, zkn, zks, zknd, zkne, zknh, zkr, zkt, zksed, zksh,
     svinval, svnapot, svpbmt, svade, svadu, svvptc, sstc, sscofpmf, smstateen, smepmp,
+    /// Selectors of registers behind CSRs. There is nothing behind any of them yet.
+    smcsrind, sscsrind,
+    xventanacondops,
     /// Address translation exists at all.
     mmu,
     /// The trigger CSRs (`tselect`, `tdata1..3`, `tinfo`, `mcontext`) exist.
@@ -161,11 +164,13 @@ const MULTI_LETTER: &[(&str, Test)] = &[
     ("zksed", |i| i.zksed),
     ("zksh", |i| i.zksh),
     ("zkt", |i| i.zkt),
+    ("smcsrind", |i| i.smcsrind),
     ("smepmp", |i| i.smepmp),
     ("smstateen", |i| i.smstateen),
     ("ssccptr", |_| true),
     ("sscofpmf", |i| i.sscofpmf),
     ("sscounterenw", |_| true),
+    ("sscsrind", |i| i.sscsrind),
     ("ssstateen", |i| i.smstateen),
     ("sstc", |i| i.sstc),
     ("sstvala", |_| true),
@@ -177,6 +182,7 @@ const MULTI_LETTER: &[(&str, Test)] = &[
     ("svnapot", |i| i.svnapot),
     ("svpbmt", |i| i.svpbmt),
     ("svvptc", |i| i.svvptc),
+    ("xventanacondops", |i| i.xventanacondops),
 ];
 
 impl IsaConfig {
@@ -233,7 +239,52 @@ impl IsaConfig {
             sscofpmf: true,
             smstateen: true,
             smepmp: true,
+            smcsrind: true,
+            sscsrind: true,
             ..Self::rv64()
+        };
+        isa.complete(|_| false);
+        isa
+    }
+
+    /// QEMU's `veyron-v1`, as far as its extensions are here. Of Smaia and Ssaia it has the selectors
+    /// alone, and it has no H.
+    pub fn veyron_v1() -> Self {
+        let mut isa = Self {
+            m: true,
+            a: true,
+            f: true,
+            d: true,
+            c: true,
+            s: true,
+            u: true,
+            zicsr: true,
+            zifencei: true,
+            zicntr: true,
+            zihpm: true,
+            zicbom: true,
+            zicboz: true,
+            zba: true,
+            zbb: true,
+            zbc: true,
+            zbs: true,
+            svinval: true,
+            svnapot: true,
+            svpbmt: true,
+            sstc: true,
+            sscofpmf: true,
+            smstateen: true,
+            smcsrind: true,
+            sscsrind: true,
+            xventanacondops: true,
+            mmu: true,
+            debug: true,
+            satp_mode: SatpMode::Sv48,
+            pmp_entries: super::state::PMP_ENTRIES,
+            mvendorid: 0x61f,
+            marchid: 1 << 63 | 0x1_0000,
+            mimpid: 0x111,
+            ..Self::rv64i()
         };
         isa.complete(|_| false);
         isa

@@ -57,6 +57,9 @@ pub struct HartState {
     pub satp: u64,
     /// Sstc compare value in `time` ticks.
     pub stimecmp: u64,
+    /// Which registers `mireg` and `sireg` would be.
+    pub miselect: u64,
+    pub siselect: u64,
     pub mstateen: [u64; 4],
     pub sstateen: [u64; 4],
     pub pmpcfg: [u8; PMP_ENTRIES],
@@ -112,6 +115,8 @@ impl Default for HartState {
             senvcfg: 0,
             satp: 0,
             stimecmp: 0,
+            miselect: 0,
+            siselect: 0,
             mstateen: [0; 4],
             sstateen: [0; 4],
             pmpcfg: [0; PMP_ENTRIES],

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::csr::bits::ISELECT_MASK;
 use super::csr::{self, number};
 use super::hart::Hart;
 use super::irq::{LCOFIP, MSIP, SSIP, STIP};
@@ -376,8 +377,10 @@ impl CpuState {
         f.u64("env.mepc", &mut s.mepc)?;
         f.u64("env.mcause", &mut s.mcause)?;
         f.u64("env.mtval", &mut s.mtval)?;
-        idle(f, "env.miselect")?;
-        idle(f, "env.siselect")?;
+        f.u64("env.miselect", &mut s.miselect)?;
+        f.u64("env.siselect", &mut s.siselect)?;
+        s.miselect &= ISELECT_MASK;
+        s.siselect &= ISELECT_MASK;
         half(f, "env.scounteren", &mut s.scounteren)?;
         half(f, "env.mcounteren", &mut s.mcounteren)?;
         f.u32("env.scountinhibit", &mut 0)?;

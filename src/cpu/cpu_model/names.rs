@@ -21,7 +21,6 @@ pub(super) const OTHER_MODELS: &[&str] = &[
     "sifive-u54",
     "thead-c906",
     "tt-ascalon",
-    "veyron-v1",
     "x-rv128",
     "xiangshan-nanhu",
 ];
@@ -35,7 +34,6 @@ pub(super) const MISSING: &[&str] = &[
     "smaia",
     "smcdeleg",
     "smcntrpmf",
-    "smcsrind",
     "smctr",
     "smdbltrp",
     "smmpm",
@@ -43,7 +41,6 @@ pub(super) const MISSING: &[&str] = &[
     "smrnmi",
     "ssaia",
     "ssccfg",
-    "sscsrind",
     "ssctr",
     "ssdbltrp",
     "ssnpm",
@@ -107,7 +104,6 @@ pub(super) const MISSING: &[&str] = &[
     "xtheadmemidx",
     "xtheadmempair",
     "xtheadsync",
-    "xventanacondops",
 ];
 
 /// Capitalised names that QEMU still takes and warns about.

@@ -39,5 +39,9 @@ pub const MSECCFG_SSEED: u64 = 1 << 9;
 pub const STATEEN_SE: u64 = 1 << 63;
 /// `mstateen0`: access to `senvcfg`.
 pub const STATEEN0_ENVCFG: u64 = 1 << 62;
+/// `mstateen0`: access to `siselect`.
+pub const STATEEN0_CSRIND: u64 = 1 << 60;
+/// `miselect`, `siselect`: what can be selected.
+pub const ISELECT_MASK: u64 = 0xfff;
 /// `mstateen0`: Ssp1p13's state, of which there is none here.
 pub const STATEEN0_P1P13: u64 = 1 << 56;

@@ -110,6 +110,8 @@ pub(super) fn get(hart: &mut Hart, csr: u16) -> u64 {
         STVAL => s.stval,
         SIP => counters::pending_now(hart) & hart.state.mideleg & SUPERVISOR_VIEW,
         STIMECMP => s.stimecmp,
+        SISELECT => s.siselect,
+        MISELECT => s.miselect,
         SATP if !hart.env.isa.mmu => 0,
         SATP => s.satp,
         MSTATUS => with_sd(s.mstatus),
@@ -187,6 +189,8 @@ pub(super) fn set(hart: &mut Hart, csr: u16, value: u64) {
             update_stimer(hart);
         }
         SATP => set_satp(hart, value),
+        SISELECT => hart.state.siselect = value & ISELECT_MASK,
+        MISELECT => hart.state.miselect = value & ISELECT_MASK,
         MSTATUS => set_status(hart, value, MSTATUS_WRITABLE),
         MEDELEG => hart.state.medeleg = value & DELEGABLE_EXCEPTIONS,
         MIDELEG => {
@@ -199,7 +203,9 @@ pub(super) fn set(hart: &mut Hart, csr: u16, value: u64) {
         MENVCFG => set_menvcfg(hart, value),
         MSTATEEN0..=MSTATEEN3 => {
             let i = usize::from(csr - MSTATEEN0);
-            let first = if i == 0 { STATEEN0_ENVCFG | STATEEN0_P1P13 } else { 0 };
+            let isa = &hart.env.isa;
+            let indirect = if isa.smcsrind || isa.sscsrind { STATEEN0_CSRIND } else { 0 };
+            let first = if i == 0 { STATEEN0_ENVCFG | STATEEN0_P1P13 | indirect } else { 0 };
             hart.state.mstateen[i] = value & (STATEEN_SE | first);
         }
         MCOUNTINHIBIT => counters::set_inhibit(hart, value),

@@ -29,6 +29,9 @@ pub(super) fn exists(hart: &Hart, csr: u16) -> bool {
         SCOUNTEREN | SENVCFG => isa.s && isa.u,
         SSTATEEN0..=SSTATEEN3 => isa.s && isa.smstateen,
         STIMECMP => isa.s && isa.sstc,
+        // What they select is not there: mireg, sireg and their like never are.
+        SISELECT => isa.s && isa.sscsrind,
+        MISELECT => isa.smcsrind,
         MSTATUS
         | MISA
         | number::MIE
@@ -76,6 +79,7 @@ fn enabled(hart: &Hart, csr: u16, write: bool) -> bool {
         }
         SATP => machine || s.mstatus & TVM == 0,
         SENVCFG => stateen(0, STATEEN0_ENVCFG),
+        SISELECT => stateen(0, STATEEN0_CSRIND),
         SSTATEEN0..=SSTATEEN3 => stateen(usize::from(csr - SSTATEEN0), STATEEN_SE),
         STIMECMP => machine || s.mcounteren & TM != 0 && s.menvcfg & MENVCFG_STCE != 0,
         CYCLE..=HPMCOUNTER31 => {

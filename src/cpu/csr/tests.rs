@@ -87,7 +87,9 @@ fn warl() {
     ];
     let extended: &[(u16, u64, u64, u64)] = &[
         (MENVCFG, 1 << 62, 0xf000_0000_0000_00f1, 0),
-        (MSTATEEN0, 0, 0xc100_0000_0000_0000, 0),
+        (MSTATEEN0, 0, 0xd100_0000_0000_0000, 0),
+        (MISELECT, 0, 0xfff, 0),
+        (SISELECT, 0, 0xfff, 0),
         (MSTATEEN3, 0, 1 << 63, 0),
         (SSTATEEN0, 0, 0, 0),
         (MSECCFG, 0, 0x307, 3),
@@ -212,6 +214,12 @@ fn access_rules() {
     assert_eq!(write(&mut hart, SENVCFG, 1), Err(ILLEGAL), "mstateen0.ENVCFG is clear");
     set(&mut hart, MSTATEEN0, STATEEN0_ENVCFG);
     assert_eq!(write(&mut hart, SENVCFG, 1), Ok(()));
+    assert_eq!(write(&mut hart, SISELECT, 1), Err(ILLEGAL), "mstateen0.CSRIND is clear");
+    set(&mut hart, MSTATEEN0, STATEEN0_CSRIND);
+    assert_eq!(write(&mut hart, SISELECT, 1), Ok(()));
+    for csr in [0x151, 0x351, 0x357] {
+        assert_eq!(read(&mut hart, csr), Err(ILLEGAL), "nothing is behind {csr:#x}");
+    }
 }
 
 #[test]

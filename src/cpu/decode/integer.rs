@@ -154,6 +154,15 @@ pub(super) fn op(word: Word, isa: &IsaConfig) -> Insn {
     word.r(op)
 }
 
+/// XVentanaCondOps, `vt.maskc` and `vt.maskcn`: Zicond's two under other encodings.
+pub(super) fn ventana(word: Word) -> Insn {
+    match (word.funct7(), word.funct3()) {
+        (0, 6) => word.r(Op::CzeroEqz),
+        (0, 7) => word.r(Op::CzeroNez),
+        _ => word.illegal(),
+    }
+}
+
 pub(super) fn op_32(word: Word, isa: &IsaConfig) -> Insn {
     let op = match (word.funct7(), word.funct3()) {
         (0, 0) => Op::Addw,

@@ -35,6 +35,7 @@ pub fn decode(raw: u32, isa: &IsaConfig) -> Insn {
         0b11001 if word.funct3() == 0 => word.i(Op::Jalr),
         0b11011 => word.j(Op::Jal),
         0b11100 => word.system(isa),
+        0b11110 if isa.xventanacondops => integer::ventana(word),
         _ => word.illegal(),
     }
 }

@@ -163,6 +163,26 @@ mod tests {
                 json!({"zbb": 1}),
                 "Invalid parameter type for 'model.props.zbb', expected: boolean",
             ),
+            (
+                "veyron-v1",
+                json!({"zbkb": true}),
+                "'veyron-v1' CPU does not allow enabling extensions",
+            ),
+            (
+                "veyron-v1",
+                json!({"mvendorid": 5}),
+                "Unable to change veyron-v1-riscv-cpu mvendorid (0x61f)",
+            ),
+            (
+                "veyron-v1",
+                json!({"mmu": false}),
+                "CPU 'veyron-v1' does not allow changing the value of 'mmu'",
+            ),
+            (
+                "veyron-v1",
+                json!({"sv57": true}),
+                "satp_mode sv57 is higher than hw max capability sv48",
+            ),
             ("rv64", json!({"f": false}), "Zfa extension requires F extension"),
             ("rv64", json!({"pmu-mask": 1}), "\"pmu-mask\" contains invalid bits (0-2) set"),
         ] {

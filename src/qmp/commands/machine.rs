@@ -1,6 +1,5 @@
 //! What the machine is: name, UUID, CPUs, machine types.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -168,18 +167,13 @@ impl Command for QueryCpusFast {
 
     async fn run(self, services: &Arc<Services>) -> Result<Vec<CpuInfoFast>, QmpError> {
         let cpus = services.ask(&services.link.query_cpus, Self::NAME, vm::QueryCpus).await?;
-        let mut in_socket: HashMap<u32, u32> = HashMap::new();
-        let describe = |cpu: vm::CpuInfo| {
-            let count = in_socket.entry(cpu.socket_id).or_default();
-            let qom_path = format!("/machine/soc{}/harts[{count}]", cpu.socket_id);
-            *count += 1;
-            CpuInfoFast {
-                thread_id: cpu.thread_id,
-                props: CpuInstanceProperties { core_id: cpu.core_id },
-                qom_path,
-                cpu_index: cpu.index,
-                target: SysEmuTarget::Riscv64,
-            }
+        // Without NUMA all harts are cores of one array, whatever their sockets.
+        let describe = |cpu: vm::CpuInfo| CpuInfoFast {
+            thread_id: cpu.thread_id,
+            props: CpuInstanceProperties { core_id: cpu.index },
+            qom_path: format!("/machine/soc0/harts[{}]", cpu.index),
+            cpu_index: cpu.index,
+            target: SysEmuTarget::Riscv64,
         };
         Ok(cpus.into_iter().map(describe).collect())
     }

@@ -199,6 +199,8 @@ pub(super) fn types() -> Vec<Type> {
             named("marchid", "uint64"),
         ]),
         Type::abstracted("riscv-dynamic-cpu", "riscv-cpu"),
+        Type::abstracted("riscv-vendor-cpu", "riscv-cpu"),
+        hart("veyron-v1-riscv-cpu", "riscv-vendor-cpu"),
         hart("max-riscv-cpu", "riscv-dynamic-cpu"),
         hart("rv64-riscv-cpu", "riscv-dynamic-cpu"),
     ]
