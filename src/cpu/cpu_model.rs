@@ -33,6 +33,9 @@ const MODELS: &[&str] = &["max", "rv64", VEYRON_V1];
 const VEYRON_V1: &str = "veyron-v1";
 const VEYRON_V1_LACKS: &str = "H, Smaia and Ssaia";
 
+/// Where `virt` has its reset vector.
+const RESET_VECTOR: u64 = 0x1000;
+
 /// The version of the privileged specification.
 const PRIV_SPEC: &str = "v1.13.0";
 
@@ -244,6 +247,10 @@ impl Choice<'_> {
             "vlen" | "elen" | "vext_spec" | "rvv_ta_all_1s" | "rvv_ma_all_1s"
             | "rvv_vl_half_avl" | "rvv_vsetvl_x0_vill" => {
                 return Err("the V extension is not implemented".into());
+            }
+            "short-isa-string" | "x-misa-w" if !boolean(name, value)? => return Ok(()),
+            "resetvec" if unsigned(name, value, u64::MAX, "uint64")? == RESET_VECTOR => {
+                return Ok(());
             }
             "short-isa-string" | "resetvec" | "cfg" | "x-misa-w" => {
                 return Err(format!("property '{name}' is not implemented"));

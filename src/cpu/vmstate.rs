@@ -182,6 +182,8 @@ impl CpuState {
             (number::SATP, from.satp),
             (number::TSELECT, from.tselect),
             (number::MCONTEXT, from.mcontext),
+            (number::MISELECT, from.miselect),
+            (number::SISELECT, from.siselect),
         ];
         for (csr, value) in legal {
             csr::set(hart, csr, value);

@@ -280,10 +280,9 @@ fn aclint(spec: &MachineSpec, harts: u32) -> Vec<Node> {
     let base = Some(map::CLINT.base + ACLINT_SWI);
     let timer = timer.holding("riscv.aclint.mtimer[0]", region(base, ACLINT_MTIMER));
     let machine = swi(map::CLINT.base, MSIP);
-    match spec.machine.aclint {
-        false => vec![machine, timer],
-        true => vec![timer, machine, swi(map::ACLINT_SSWI.base, SSIP)],
-    }
+    let mut devices = vec![machine, timer];
+    devices.extend(spec.machine.aclint.then(|| swi(map::ACLINT_SSWI.base, SSIP)));
+    devices
 }
 
 fn plic(harts: u32) -> Node {

@@ -11,7 +11,7 @@ fn errors_are_qemus() {
         ("", "-cpu option cannot be empty"),
         ("foo", "unable to find CPU model 'foo'"),
         (",", "unable to find CPU model ''"),
-        ("sifive-u54", "CPU model 'sifive-u54' is not implemented, only max and rv64"),
+        ("sifive-u54", "CPU model 'sifive-u54' is not implemented, only max, rv64, veyron-v1"),
         ("rv64,zba", "Expected key=value format, found zba."),
         (
             "rv64,foo=on",
