@@ -125,6 +125,34 @@ fn nameless(line: &str) -> String {
     named
 }
 
+/// A file that nobody may write to, not even root.
+const NOT_WRITABLE: &str = "/sys/kernel/uevent_seqnum";
+
+#[test]
+fn an_image_that_may_not_be_written_to_is_no_disk() {
+    if !Path::new(NOT_WRITABLE).exists() {
+        return eprintln!("skipped: there is no {NOT_WRITABLE}");
+    }
+    let refusal = |mut emulator: Command, more: &str, device: &[&str]| {
+        let drive = format!("file={NOT_WRITABLE},format=raw,if=none,id=x{more}");
+        emulator.args(["-M", "virt", "-display", "none", "-S", "-serial", "null"]);
+        emulator.args(["-monitor", "stdio", "-drive", &drive]).args(device);
+        let output = emulator.stdin(Stdio::null()).output().expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        errors.split_once(": ").map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+    };
+    let disk = ["-device", "virtio-blk-device,drive=x"];
+    let ours = || Command::new(env!("CARGO_BIN_EXE_understudy"));
+    for (more, device) in [("", &disk[..]), (",auto-read-only=off", &[])] {
+        let said = refusal(ours(), more, device);
+        let expected = format!("Could not open '{NOT_WRITABLE}': Permission denied\n");
+        assert!(said.ends_with(&expected), "{more}: {said}");
+        if let Some(qemu) = oracle::qemu() {
+            assert_eq!(said, refusal(qemu, more, device), "{more}");
+        }
+    }
+}
+
 #[test]
 fn drives_are_told_of_as_on_qemu() {
     let Some(qemu) = oracle::qemu() else { return };

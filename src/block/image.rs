@@ -61,6 +61,8 @@ pub struct RawImage {
     direct: Option<File>,
     size: u64,
     read_only: bool,
+    /// Why it is open for reading only, although who uses it may write (`auto-read-only`).
+    denied: Option<IoFailed>,
     cache: CacheMode,
     discard: bool,
     /// What its user does to it.
@@ -102,7 +104,8 @@ impl RawImage {
             Err(ImageError::Open { reason, .. })
                 if spec.auto_read_only && !spec.read_only && reason.is_no_permission() =>
             {
-                Self::open_for(spec, true, active, descriptors)
+                let opened = Self::open_for(spec, true, active, descriptors)?;
+                Ok(Self { denied: Some(reason), ..opened })
             }
             opened => opened,
         }
@@ -147,7 +150,8 @@ impl RawImage {
             file,
             direct,
             size: size.next_multiple_of(SECTOR),
-            read_only,
+            read_only: spec.read_only,
+            denied: None,
             cache: spec.cache,
             discard: spec.discard,
             wanted: Permissions::default(),
@@ -156,6 +160,14 @@ impl RawImage {
         };
         image.use_for(Permissions::idle())?;
         Ok(image)
+    }
+
+    /// Why it cannot be written to, if somebody is to.
+    pub(super) fn writable(&self) -> Result<(), ImageError> {
+        match self.denied {
+            Some(reason) => Err(ImageError::Open { path: self.name(), reason }),
+            None => Ok(()),
+        }
     }
 
     /// From now on do `wanted` to the image, with the locks for it if it is active.

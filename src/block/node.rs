@@ -54,6 +54,9 @@ impl Drive {
 
     /// A device takes the drive: others may no longer write to the image unless `share_write`.
     pub fn attach(&mut self, share_write: bool) -> Result<(), ImageError> {
+        if !self.info.read_only {
+            self.image.writable()?;
+        }
         self.image.use_for(Permissions::of_device(!self.info.read_only, share_write))
     }
 
