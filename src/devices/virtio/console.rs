@@ -4,14 +4,17 @@
 //! Nothing is lost: input flows only against credit that this device grants, and a chain of output
 //! goes back to the driver when the back end has acknowledged its last byte.
 
+mod relay;
 mod state;
 
 use std::collections::VecDeque;
 
-use actix::{Addr, Handler};
+use actix::{Actor as _, Addr, Handler, Message, Recipient};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
+use super::create::PortDevice;
 use super::device::{VirtioDevice, VirtioState, guest_error};
+use super::properties::DeviceError;
 use super::queue::Chain;
 use super::transport::VirtioMmio;
 use crate::actors::outlet::Outlet;
@@ -22,6 +25,7 @@ use crate::devices::dma::{gather, scatter};
 use crate::devices::shell::Shell;
 use crate::migration::vmstate::{StateError, Vmsd};
 use crate::trace;
+use relay::{OfPort, Relay, Said};
 use state::ConsoleState;
 
 const F_MULTIPORT: u32 = 1;
@@ -45,6 +49,7 @@ const CONTROL_BACKLOG: usize = 256;
 mod event {
     pub(super) const DEVICE_READY: u16 = 0;
     pub(super) const DEVICE_ADD: u16 = 1;
+    pub(super) const DEVICE_REMOVE: u16 = 2;
     pub(super) const PORT_READY: u16 = 3;
     pub(super) const CONSOLE_PORT: u16 = 4;
     pub(super) const PORT_OPEN: u16 = 6;
@@ -65,8 +70,34 @@ pub struct PortOptions {
     pub announce: Option<(String, Outlet<PortOpened>)>,
 }
 
+/// Whoever plugs devices → bus: here is another port. Its number.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u32, DeviceError>")]
+pub struct PlugPort {
+    pub port: PortDevice,
+    pub backend: Option<CharBackend>,
+    /// Who announces what the guest does with it, and of which port.
+    pub announce: Option<(String, Outlet<PortOpened>)>,
+}
+
+/// Whoever unplugs devices → bus: this port goes. Its back end is let go of by whoever gave it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct UnplugPort {
+    pub nr: u32,
+}
+
+/// A bus of ports, for whoever plugs devices.
+#[derive(Debug, Clone)]
+pub struct PortBus {
+    pub plug: Recipient<PlugPort>,
+    pub unplug: Recipient<UnplugPort>,
+}
+
 #[derive(Debug)]
 struct Port {
+    /// No other port of this bus has had it.
+    key: u64,
     options: PortOptions,
     /// Somebody is at the host's end. Always so for a console.
     host_open: bool,
@@ -85,8 +116,9 @@ struct Port {
 }
 
 impl Port {
-    fn new(options: PortOptions) -> Self {
+    fn new(key: u64, options: PortOptions) -> Self {
         Self {
+            key,
             host_open: options.console,
             options,
             guest_open: false,
@@ -194,24 +226,121 @@ pub struct Console {
     max_ports: u32,
     emergency_write: bool,
     ports: Vec<Port>,
+    /// Key of the next port.
+    next_key: u64,
+    /// The port whose back end talks to this device without a relay.
+    direct: Option<u64>,
+    address: Option<Addr<Shell<VirtioMmio<Self>>>>,
     control: VecDeque<Vec<u8>>,
 }
 
 impl Console {
-    /// A device with room for `max_ports` ports (1..=511) and these in it, one of them with a back
-    /// end. Ports beyond are left out: `create` refuses them in words.
+    /// A device with room for `max_ports` ports (1..=511) and these in it. Ports beyond are left
+    /// out: `create` refuses them in words.
     pub fn new(max_ports: u32, emergency_write: bool, ports: Vec<PortOptions>) -> Self {
-        let ports = ports.into_iter().filter(|port| port.nr < max_ports).map(Port::new).collect();
-        Self { max_ports, emergency_write, ports, control: VecDeque::new() }
+        let ports = ports.into_iter().filter(|port| port.nr < max_ports);
+        let ports: Vec<_> = (0..).zip(ports).map(|(key, port)| Port::new(key, port)).collect();
+        let backed = ports.iter().find(|port| port.options.backend.is_some());
+        Self {
+            max_ports,
+            emergency_write,
+            next_key: ports.len() as u64,
+            direct: backed.map(|port| port.key),
+            ports,
+            address: None,
+            control: VecDeque::new(),
+        }
     }
 
     fn port_of_queue(&mut self, queue: usize) -> Option<&mut Port> {
         self.ports.iter_mut().find(|p| p.receive_queue() == queue & !1)
     }
 
-    /// The port with a back end.
-    fn backed(&mut self) -> Option<&mut Port> {
-        self.ports.iter_mut().find(|port| port.options.backend.is_some())
+    fn with_key(&mut self, key: Option<u64>) -> Option<&mut Port> {
+        self.ports.iter_mut().find(|port| Some(port.key) == key)
+    }
+
+    /// Tell a port's back end who it is for.
+    fn attach(&self, port: &Port, address: &Addr<Shell<VirtioMmio<Self>>>) {
+        let Some(backend) = &port.options.backend else { return };
+        let attach = if self.direct == Some(port.key) {
+            Attach {
+                input: address.clone().recipient(),
+                written: address.clone().recipient(),
+                event: address.clone().recipient(),
+                descriptor: None,
+            }
+        } else {
+            let relay = Relay { key: port.key, device: address.clone().recipient() }.start();
+            Attach {
+                input: relay.clone().recipient(),
+                written: relay.clone().recipient(),
+                event: relay.recipient(),
+                descriptor: None,
+            }
+        };
+        backend.attach.do_send(attach);
+    }
+
+    /// What a back end has told.
+    fn said(&mut self, key: Option<u64>, said: Said, state: &mut VirtioState) {
+        // A port that is gone hears nothing any more.
+        let Some(port) = self.with_key(key) else { return };
+        match said {
+            Said::Input(bytes) => {
+                port.credit = port.credit.saturating_sub(bytes.len());
+                port.input.extend(bytes);
+                port.receive(state);
+            }
+            Said::Written(count) => port.written(count, state),
+            Said::Event(CharEvent::Opened) => self.host_opened(key, true, state),
+            Said::Event(CharEvent::Closed) => self.host_opened(key, false, state),
+            Said::Event(CharEvent::Break | CharEvent::MuxIn | CharEvent::MuxOut) => (),
+        }
+    }
+
+    /// The driver has agreed to hear of ports, and does.
+    fn is_heard(&self, state: &VirtioState) -> bool {
+        state.has_feature(F_MULTIPORT) && state.is_driver_ok()
+    }
+
+    fn plug(&mut self, plug: PlugPort, state: &mut VirtioState) -> Result<u32, DeviceError> {
+        let taken = self.ports.iter().map(|port| port.options.nr).collect::<Vec<_>>();
+        let options = plug.port.place(&taken, self.max_ports, plug.backend, plug.announce)?;
+        let nr = options.nr;
+        let port = Port::new(self.next_key, options);
+        self.next_key += 1;
+        if let Some(address) = &self.address {
+            self.attach(&port, address);
+        }
+        self.ports.push(port);
+        if self.is_heard(state) {
+            self.send_control(nr, event::DEVICE_ADD, 1, &[]);
+            self.flush_control(state);
+        }
+        Ok(nr)
+    }
+
+    fn unplug(&mut self, nr: u32, state: &mut VirtioState) {
+        let Some(at) = self.ports.iter().position(|port| port.options.nr == nr) else { return };
+        let mut port = self.ports.remove(at);
+        if std::mem::take(&mut port.guest_open) {
+            port.announce();
+        }
+        if self.direct == Some(port.key) {
+            self.direct = None;
+        }
+        let queue = port.receive_queue() + 1;
+        if let Some((chain, _)) = port.output {
+            state.push(queue, chain.head, 0);
+        }
+        while let Some(chain) = state.pop(queue) {
+            state.push(queue, chain.head, 0);
+        }
+        if self.is_heard(state) {
+            self.send_control(nr, event::DEVICE_REMOVE, 1, &[]);
+            self.flush_control(state);
+        }
     }
 
     fn port(&mut self, nr: u32) -> Option<&mut Port> {
@@ -307,8 +436,8 @@ impl Console {
         }
     }
 
-    fn host_opened(&mut self, open: bool, state: &mut VirtioState) {
-        let Some(port) = self.backed() else { return };
+    fn host_opened(&mut self, key: Option<u64>, open: bool, state: &mut VirtioState) {
+        let Some(port) = self.with_key(key) else { return };
         if port.options.console || port.host_open == open {
             return;
         }
@@ -318,7 +447,7 @@ impl Console {
             // What the back end has in hand is acknowledged as dropped.
             port.transmit(state);
         }
-        if state.has_feature(F_MULTIPORT) && state.is_driver_ok() {
+        if self.is_heard(state) {
             self.send_control(nr, event::PORT_OPEN, u16::from(open), &[]);
             self.flush_control(state);
         }
@@ -370,14 +499,8 @@ impl VirtioDevice for Console {
     }
 
     fn started(&mut self, address: Addr<Shell<VirtioMmio<Self>>>) {
-        if let Some(backend) = self.backed().and_then(|port| port.options.backend.clone()) {
-            backend.attach.do_send(Attach {
-                input: address.clone().recipient(),
-                written: address.clone().recipient(),
-                event: address.recipient(),
-                descriptor: None,
-            });
-        }
+        self.ports.iter().for_each(|port| self.attach(port, &address));
+        self.address = Some(address);
     }
 
     /// Without the control queues there is one port, and it is open.
@@ -442,11 +565,7 @@ impl Handler<CharInput> for Shell<VirtioMmio<Console>> {
 
     fn handle(&mut self, CharInput(bytes): CharInput, _: &mut Self::Context) {
         let (device, state) = self.0.parts();
-        if let Some(port) = device.backed() {
-            port.credit = port.credit.saturating_sub(bytes.len());
-            port.input.extend(bytes);
-            port.receive(state);
-        }
+        device.said(device.direct, Said::Input(bytes), state);
     }
 }
 
@@ -455,9 +574,7 @@ impl Handler<CharWritten> for Shell<VirtioMmio<Console>> {
 
     fn handle(&mut self, CharWritten(count): CharWritten, _: &mut Self::Context) {
         let (device, state) = self.0.parts();
-        if let Some(port) = device.backed() {
-            port.written(count, state);
-        }
+        device.said(device.direct, Said::Written(count), state);
     }
 }
 
@@ -466,11 +583,34 @@ impl Handler<CharEvent> for Shell<VirtioMmio<Console>> {
 
     fn handle(&mut self, event: CharEvent, _: &mut Self::Context) {
         let (device, state) = self.0.parts();
-        match event {
-            CharEvent::Opened => device.host_opened(true, state),
-            CharEvent::Closed => device.host_opened(false, state),
-            CharEvent::Break | CharEvent::MuxIn | CharEvent::MuxOut => (),
-        }
+        device.said(device.direct, Said::Event(event), state);
+    }
+}
+
+impl Handler<OfPort> for Shell<VirtioMmio<Console>> {
+    type Result = ();
+
+    fn handle(&mut self, OfPort { key, said }: OfPort, _: &mut Self::Context) {
+        let (device, state) = self.0.parts();
+        device.said(Some(key), said, state);
+    }
+}
+
+impl Handler<PlugPort> for Shell<VirtioMmio<Console>> {
+    type Result = Result<u32, DeviceError>;
+
+    fn handle(&mut self, plug: PlugPort, _: &mut Self::Context) -> Self::Result {
+        let (device, state) = self.0.parts();
+        device.plug(plug, state)
+    }
+}
+
+impl Handler<UnplugPort> for Shell<VirtioMmio<Console>> {
+    type Result = ();
+
+    fn handle(&mut self, UnplugPort { nr }: UnplugPort, _: &mut Self::Context) {
+        let (device, state) = self.0.parts();
+        device.unplug(nr, state);
     }
 }
 

@@ -333,20 +333,16 @@ pub fn port(console: bool, properties: &Properties) -> Result<PortDevice, Device
     })
 }
 
-impl SerialDevice {
-    fn is_free(&self, nr: u32) -> bool {
-        self.ports.iter().all(|port| port.nr != nr)
-    }
-
-    /// Add a port, with the back end that its `chardev` names, and who announces what the guest does
-    /// with it. Its number.
-    pub fn add(
-        &mut self,
-        port: PortDevice,
+impl PortDevice {
+    /// Decide its number among `taken`, below `max_ports`.
+    pub(super) fn place(
+        self,
+        taken: &[u32],
+        max_ports: u32,
         backend: Option<CharBackend>,
         announce: Option<(String, Outlet<PortOpened>)>,
-    ) -> Result<u32, DeviceError> {
-        let PortDevice { console, name, nr, .. } = port;
+    ) -> Result<PortOptions, DeviceError> {
+        let Self { console, name, nr, .. } = self;
         if nr == 0 && !console {
             return refused(
                 "Port number 0 on virtio-serial devices reserved for virtconsole devices for \
@@ -355,7 +351,7 @@ impl SerialDevice {
         }
         let nr = if nr == AUTO_PORT {
             let first = if console { 0 } else { 1 };
-            match (first..self.max_ports).find(|&nr| self.is_free(nr)) {
+            match (first..max_ports).find(|nr| !taken.contains(nr)) {
                 Some(nr) => nr,
                 None => {
                     return refused(
@@ -366,19 +362,32 @@ impl SerialDevice {
         } else {
             nr
         };
-        if !self.is_free(nr) {
+        if taken.contains(&nr) {
             return refused(format!("virtio-serial-bus: A port already exists at id {nr}"));
         }
-        if nr >= self.max_ports {
-            let max = self.max_ports - 1;
+        if nr >= max_ports {
+            let max = max_ports - 1;
             return refused(format!(
                 "virtio-serial-bus: Out-of-range port id specified, max. allowed: {max}"
             ));
         }
-        if backend.is_some() && self.ports.iter().any(|port| port.backend.is_some()) {
-            return refused("virtio-serial-bus: a second port with a chardev is not supported");
-        }
-        self.ports.push(PortOptions { nr, console, name, backend, announce });
+        Ok(PortOptions { nr, console, name, backend, announce })
+    }
+}
+
+impl SerialDevice {
+    /// Add a port, with the back end that its `chardev` names, and who announces what the guest does
+    /// with it. Its number.
+    pub fn add(
+        &mut self,
+        port: PortDevice,
+        backend: Option<CharBackend>,
+        announce: Option<(String, Outlet<PortOpened>)>,
+    ) -> Result<u32, DeviceError> {
+        let taken: Vec<_> = self.ports.iter().map(|port| port.nr).collect();
+        let options = port.place(&taken, self.max_ports, backend, announce)?;
+        let nr = options.nr;
+        self.ports.push(options);
         Ok(nr)
     }
 

@@ -159,12 +159,16 @@ impl DeviceState for ConsoleState {
             let reason = format!("{count} at the source, here {}", self.ports.len());
             return Err(f.refuse("nr_active_ports", reason));
         }
-        for port in &mut self.ports {
-            let here = port.nr;
-            f.u32("id", &mut port.nr)?;
-            if port.nr != here {
-                return Err(f.refuse("id", format!("port {} where {here} was due", port.nr)));
-            }
+        for next in 0..self.ports.len() {
+            // The other side may have plugged them in another order.
+            let mut nr = self.ports[next].nr;
+            f.u32("id", &mut nr)?;
+            let found = self.ports[next..].iter().position(|port| port.nr == nr);
+            let Some(found) = found else {
+                return Err(f.refuse("id", format!("port {nr} is not among those that are due")));
+            };
+            self.ports.swap(next, next + found);
+            let port = &mut self.ports[next];
             f.bool("guest_connected", &mut port.guest_open)?;
             f.bool("host_connected", &mut port.host_open)?;
             let mut taken = u32::from(port.output.is_some());
