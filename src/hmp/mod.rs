@@ -10,6 +10,7 @@ pub mod command;
 pub mod complete;
 mod control;
 mod descriptors;
+mod devices;
 mod dirty_rate;
 mod disassembly;
 pub mod expression;

@@ -5,8 +5,8 @@ use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
-    address, block, chardev, control, descriptors, dirty_rate, inspect, machine, memory, migration,
-    migration_settings, objects, qom, tree,
+    address, block, chardev, control, descriptors, devices, dirty_rate, inspect, machine, memory,
+    migration, migration_settings, objects, qom, tree,
 };
 
 macro_rules! run {
@@ -47,6 +47,8 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "closefd", [required("fdname", Kind::Text)], "name", "close a descriptor that getfd has taken in" => run!(descriptors::closefd);
     "cont|c", [], "", "let the guest run" => run!(control::cont);
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
+    "device_add", [optional("device", Kind::Options).among(names!(devices::models))], "driver[,prop=value][,...]", "plug a device in ('device_add help' lists them)" => run!(devices::device_add);
+    "device_del", [required("id", Kind::Text).among(names!(devices::ids))], "device", "unplug a device" => run!(devices::device_del);
     "dumpdtb", [required("filename", Kind::File)], "filename", "write the device tree to a file" => run!(tree::dumpdtb);
     "getfd", [required("fdname", Kind::Text)], "name", "give a name to the descriptor that came with this command" => run!(descriptors::getfd);
     "gpa2hva", [required("addr", Kind::Long)], "addr", "show where the emulator has a physical address" => run!(address::gpa2hva);

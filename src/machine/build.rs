@@ -11,6 +11,7 @@ use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
 use super::fdt::{self, FdtInput, FdtIsa};
 use super::firmware::hsm::Hsm;
+use super::hotplug::HotplugParts;
 use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
 use super::memory::{GuestRam, RAM_BASE, RamError};
 use super::memory_map as map;
@@ -137,6 +138,8 @@ pub struct Machine {
     pub harts: Peers,
     /// The machine as clients see it.
     pub qom: Qom,
+    /// Where devices can be plugged in, and those that can be taken out.
+    pub hotplug: HotplugParts,
 }
 
 /// A qtest session without its character device and log.
@@ -173,6 +176,7 @@ pub(super) struct Board {
     lifecycles: Vec<Lifecycle>,
     sections: Sections,
     pub(super) roms: Vec<DeviceBlock>,
+    pub(super) hotplug: HotplugParts,
 }
 
 impl Board {
@@ -349,6 +353,7 @@ pub fn build(
         lifecycles: Vec::new(),
         sections: Sections::default(),
         roms: Vec::new(),
+        hotplug: HotplugParts::default(),
     };
     let Devices { uart, drives, plugged, gpios } = match &plan {
         Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
@@ -402,6 +407,7 @@ pub fn build(
         vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &requests, &failure)?);
     }
     let (sections, roms) = (sections(&timers, &vcpus, board.sections), board.roms);
+    let hotplug = board.hotplug;
     let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
     let parts = VmParts {
         vcpus: links,
@@ -452,6 +458,7 @@ pub fn build(
         roms,
         harts: peers,
         qom,
+        hotplug,
     })
 }
 

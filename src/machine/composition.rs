@@ -424,7 +424,7 @@ fn port_bus(device: &DeviceSpec, buses: &[(Option<&str>, String)]) -> Option<Str
 }
 
 /// A device of the command line, without its place.
-fn device_node(device: &DeviceSpec) -> Node {
+pub(super) fn device_node(device: &DeviceSpec) -> Node {
     let mut node = Node::new(&device.driver);
     for (name, text) in &device.props {
         let model = models::model(&device.driver);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 
+use super::hotplug::HotplugError;
 use super::spec::WatchdogAction;
 use crate::block::message::BlockFailed;
 use crate::chardev::message::PortOpened;
@@ -302,6 +303,36 @@ pub struct RomNode {
 #[rtype(result = "Result<Arc<MachineTree>, VmError>")]
 pub struct QueryTree;
 
+/// A property of a device to be, as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PropertyValue {
+    Text(String),
+    Json(serde_json::Value),
+}
+
+/// `device_add`.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), HotplugError>")]
+pub struct PlugDevice {
+    pub driver: String,
+    pub id: Option<String>,
+    pub bus: Option<String>,
+    /// In the order in which they are looked at.
+    pub properties: Vec<(String, PropertyValue)>,
+}
+
+/// `device_del`: by identifier, or by path in the tree of objects.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), HotplugError>")]
+pub struct UnplugDevice {
+    pub id: String,
+}
+
+/// Whoever changes the machine → `Vm`: tell the subscribers.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Announce(pub VmEvent);
+
 /// Have events sent to this recipient from now on.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -320,6 +351,11 @@ pub enum VmEvent {
         cause: ShutdownCause,
     },
     Powerdown,
+    /// A device is gone.
+    DeviceDeleted {
+        device: Option<String>,
+        path: String,
+    },
     /// A drive's request failed.
     BlockIoError(BlockFailed),
     /// The guest has opened or closed its end of a serial port.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine, QtestParts};
+use super::hotplug::Hotplug;
 use super::message::{RequestShutdown, ShutdownCause};
 use super::spec::{
     DescriptorSpec, Incoming, MachineSpec, MonitorMode, MonitorSpec, ObjectKind, ObjectSpec,
@@ -123,8 +124,12 @@ async fn machine(
         info.preconfig = Preconfig::waiting(machine.vm.clone().recipient(), power_on);
     }
     info.ram_blocks = ram_blocks(&spec, &machine);
+    let announce = machine.vm.clone().recipient();
+    let parts = std::mem::take(&mut machine.hotplug);
+    let hotplug = Hotplug::new(parts, machine.qom.clone(), chardevs.clone(), announce).start();
     let link = MachineLink::to(&machine.vm, logs.attach(&machine.vcpus))
-        .traced_by(logs.follow_trace(&machine.vcpus));
+        .traced_by(logs.follow_trace(&machine.vcpus))
+        .plugged_by(&hotplug);
     let monitor = Monitor::start(link, info);
     let serve = |monitor: &Addr<Monitor>| {
         for (mode, backend) in monitors {

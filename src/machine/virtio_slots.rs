@@ -10,6 +10,7 @@ use actix::Arbiter;
 use super::build::{Board, BuildError};
 use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
+use super::hotplug::{PluggedPort, SerialBus};
 use super::memory::GuestRam;
 use super::memory_map as map;
 use super::spec::{DeviceSpec, GlobalSpec, MachineSpec, ObjectKind};
@@ -19,7 +20,7 @@ use crate::actors::timer::TimerLine;
 use crate::block::message::BlockFailed;
 use crate::chardev::message::CharBackend;
 use crate::devices::virtio::blk::Blk;
-use crate::devices::virtio::console::Console;
+use crate::devices::virtio::console::{Console, PortBus};
 use crate::devices::virtio::create::{self, BlkConnections, Properties, SerialDevice};
 use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::entropy;
@@ -90,6 +91,19 @@ fn failure_of(spec: &MachineSpec, id: &str, qom_path: &str) -> BlockFailed {
     BlockFailed::of_device(qom_path.to_owned(), back_end.unwrap_or_default(), node_name)
 }
 
+/// What the bus of a virtio-serial device is called.
+fn serial_bus_name(spec: &MachineSpec, device: &DeviceSpec) -> String {
+    match &device.id {
+        Some(id) => format!("{id}.0"),
+        None => {
+            let is_like = |other: &&DeviceSpec| other.driver == device.driver && other.id.is_none();
+            let before = spec.devices.iter().filter(is_like);
+            let before = before.take_while(|other| !std::ptr::eq(*other, device)).count();
+            format!("virtio-serial-bus.{before}")
+        }
+    }
+}
+
 /// Make every slot. The drives, and what has become of the devices.
 pub(super) fn plug_all(
     board: &mut Board,
@@ -101,6 +115,8 @@ pub(super) fn plug_all(
 ) -> Result<(Vec<PluggedDrive>, Vec<Plugged>), BuildError> {
     let mut plugged = Vec::new();
     let mut plugs = Vec::new();
+    board.hotplug.ids = spec.devices.iter().filter_map(|device| device.id.clone()).collect();
+    board.hotplug.slots = map::VIRTIO_COUNT;
     for (index, device) in spec.devices.iter().enumerate() {
         let given = properties(spec, device);
         match device.driver.as_str() {
@@ -119,12 +135,13 @@ pub(super) fn plug_all(
                         .as_ref()
                         .is_none_or(|bus| id.as_ref().is_some_and(|id| *bus == format!("{id}.0")))
                 };
-                let bus = plugs.iter_mut().find_map(|plug| match plug {
-                    Plug::Serial(spec, serial) if named(&spec.id) => Some(serial),
+                let buses = plugs.iter_mut().filter_map(|plug| match plug {
+                    Plug::Serial(spec, serial) => Some((spec, serial)),
                     _ => None,
                 });
+                let bus = buses.enumerate().find(|(_, (spec, _))| named(&spec.id));
                 let missing = "No 'virtio-serial-bus' bus found for device";
-                let bus =
+                let (bus_index, (_, bus)) =
                     bus.ok_or_else(|| refused(device, format!("{missing} '{}'", device.driver)))?;
                 let backend = match &port.chardev {
                     Some(id) => Some(chardevs(id).ok_or_else(|| {
@@ -133,9 +150,17 @@ pub(super) fn plug_all(
                     })?),
                     None => None,
                 };
+                let chardev = port.chardev.clone();
                 // A port without an identifier cannot be told apart.
                 let announce = device.id.clone().map(|id| (id, board.ports_opened.clone()));
                 let number = bus.add(port, backend, announce).map_err(|e| refused(device, e))?;
+                board.hotplug.ports.push(PluggedPort {
+                    id: device.id.clone(),
+                    path: qom_path(spec, device),
+                    bus: bus_index,
+                    nr: number,
+                    chardev,
+                });
                 plugged.push(Plugged {
                     device: index,
                     slot: None,
@@ -153,6 +178,7 @@ pub(super) fn plug_all(
         return Err(refused(d, format!("No 'virtio-bus' bus found for device '{}'", d.driver)));
     }
 
+    board.hotplug.free_slot = map::VIRTIO_COUNT.checked_sub(plugs.len() as u32 + 1);
     let legacy = force_legacy(spec);
     let mut nodes = Vec::new();
     let mut plugs = plugs.into_iter();
@@ -212,8 +238,12 @@ pub(super) fn plug_all(
                 }
                 board.manage(idstr::<Rng>(region.base), &cell);
             }
-            Some(Plug::Serial(_, serial)) => {
+            Some(Plug::Serial(device, serial)) => {
                 let cell = board.map(name, region.base, serial.plug(slot));
+                let name = serial_bus_name(spec, device);
+                let path = format!("{}/{name}", qom_path(spec, device));
+                let ports = PortBus { plug: cell.recipient(), unplug: cell.recipient() };
+                board.hotplug.buses.push(SerialBus { name, path, ports });
                 board.manage(idstr::<Console>(region.base), &cell);
             }
         }

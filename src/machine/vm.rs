@@ -583,6 +583,14 @@ impl Handler<QueryTree> for Vm {
     }
 }
 
+impl Handler<Announce> for Vm {
+    type Result = ();
+
+    fn handle(&mut self, Announce(event): Announce, _: &mut Self::Context) {
+        self.emit(event);
+    }
+}
+
 impl Handler<SubscribeEvents> for Vm {
     type Result = ();
 

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::commands::{
-    backends, block, chardev, command_line, cpu_models, descriptors, device_tree, dirty_rate,
-    human, introspect, jobs, machine, memory, migration, migration_settings, migration_start,
-    objects, preconfig, printed, qom, stats, status, tpm, trace,
+    backends, block, chardev, command_line, cpu_models, descriptors, device_tree, devices,
+    dirty_rate, human, introspect, jobs, machine, memory, migration, migration_settings,
+    migration_start, objects, preconfig, printed, qom, stats, status, tpm, trace,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -93,6 +93,8 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<descriptors::Getfd>(),
         entry::<descriptors::QueryFdsets>(),
         entry::<descriptors::RemoveFd>(),
+        entry::<devices::DeviceAdd>(),
+        entry::<devices::DeviceDel>(),
         entry::<device_tree::Dumpdtb>(),
         entry::<dirty_rate::CalcDirtyRate>(),
         entry::<dirty_rate::CancelVcpuDirtyLimit>(),

@@ -25,12 +25,12 @@ trait Announce: Serialize + JsonSchema {
 }
 
 macro_rules! events {
-    ($($(#[$doc:meta])* $name:literal $event:ident { $($field:ident: $type:ty,)* })*) => {
+    ($($(#[$doc:meta])* $name:literal $event:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* })*) => {
         $(
             $(#[$doc])*
             #[derive(Debug, Serialize, JsonSchema)]
             #[serde(rename_all = "kebab-case")]
-            struct $event { $($field: $type,)* }
+            struct $event { $($(#[$attribute])* $field: $type,)* }
 
             impl Announce for $event {
                 const NAME: &'static str = $name;
@@ -49,6 +49,11 @@ events! {
     "RESET" Reset { guest: bool, reason: ShutdownCause, }
     "SHUTDOWN" Shutdown { guest: bool, reason: ShutdownCause, }
     "POWERDOWN" Powerdown {}
+    "DEVICE_DELETED" DeviceDeleted {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        path: String,
+    }
     "BLOCK_IO_ERROR" BlockIoError {
         qom_path: String,
         device: String,
@@ -90,6 +95,9 @@ pub fn of(event: &VmEvent) -> Option<Event> {
             announce(Shutdown { guest: cause.by_guest(), reason: *cause })
         }
         VmEvent::Powerdown => announce(Powerdown {}),
+        VmEvent::DeviceDeleted { device, path } => {
+            announce(DeviceDeleted { device: device.clone(), path: path.clone() })
+        }
         VmEvent::BlockIoError(failed) => announce(BlockIoError {
             qom_path: failed.qom_path.clone(),
             device: failed.drive.clone(),

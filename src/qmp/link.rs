@@ -17,6 +17,7 @@ use super::migration::Migration;
 use crate::actors::outlet::Outlet;
 use crate::block::message::QueryDrive;
 use crate::chardev::Chardevs;
+use crate::machine::hotplug::Hotplug;
 use crate::machine::message as vm;
 use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
 use crate::migration::message::{Blockers, Settings};
@@ -44,6 +45,25 @@ pub struct MachineLink {
     pub subscribe: Recipient<vm::SubscribeEvents>,
     pub log: Outlet<SetLog>,
     pub trace: Outlet<SwitchTrace>,
+    /// Who plugs devices in and out, if the machine has such buses.
+    pub hotplug: Option<HotplugLink>,
+}
+
+/// Who plugs devices in and out.
+#[derive(Debug, Clone)]
+pub struct HotplugLink {
+    plug: Recipient<vm::PlugDevice>,
+    unplug: Recipient<vm::UnplugDevice>,
+}
+
+impl HotplugLink {
+    pub fn plug(&self) -> &Recipient<vm::PlugDevice> {
+        &self.plug
+    }
+
+    pub fn unplug(&self) -> &Recipient<vm::UnplugDevice> {
+        &self.unplug
+    }
 }
 
 impl MachineLink {
@@ -85,7 +105,14 @@ impl MachineLink {
             subscribe: machine.clone().recipient(),
             log,
             trace: Outlet::Unconnected,
+            hotplug: None,
         }
+    }
+
+    /// The same, with somebody who plugs devices in and out.
+    pub fn plugged_by(self, hotplug: &actix::Addr<Hotplug>) -> Self {
+        let (plug, unplug) = (hotplug.clone().recipient(), hotplug.clone().recipient());
+        Self { hotplug: Some(HotplugLink { plug, unplug }), ..self }
     }
 
     /// The same, with somebody who is told when trace events are switched.
@@ -284,7 +311,14 @@ impl Services {
         Ok(answer.ok().filter(|bytes| bytes.len() as u64 == wanted))
     }
 
-    async fn answer<M, R>(
+    /// Who plugs devices in and out.
+    pub fn hotplug(&self) -> Result<&HotplugLink, QmpError> {
+        let link = self.link.hotplug.as_ref();
+        link.ok_or_else(|| QmpError::generic("The machine has no place for devices"))
+    }
+
+    /// The answer of a peer, whatever it is.
+    pub async fn answer<M, R>(
         &self,
         peer: &Recipient<M>,
         what: &'static str,

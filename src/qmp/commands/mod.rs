@@ -8,6 +8,7 @@ pub mod command_line;
 pub mod cpu_models;
 pub mod descriptors;
 pub mod device_tree;
+pub mod devices;
 pub mod dirty_rate;
 pub mod human;
 pub mod introspect;

@@ -220,3 +220,60 @@ fn state_travels_in_the_middle_of_output_and_input() {
         assert_eq!(from.driver.bytes(DATA + 0x8000, 5), b"typed");
     }
 }
+
+#[actix::test]
+async fn ports_come_and_go() {
+    let Rig { mut driver, attach: first, .. } = rig(true, false);
+    driver.start(MULTIPORT);
+    control(&mut driver, 0, event::DEVICE_READY, 1);
+    let (attach, output, credit) = (Probe::new(), Probe::new(), Probe::<CharCredit>::new());
+    let backend = CharBackend {
+        attach: attach.recipient(),
+        output: output.recipient(),
+        credit: credit.recipient(),
+    };
+    // The n-th control message that the device has sent; the first was for the port at start.
+    let sent = |driver: &Driver<Console>, n: u64| driver.bytes(DATA + 0x100 + n % 4 * 0x40, 8);
+    let port = |text: &str| {
+        let given = text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        crate::devices::virtio::create::port(false, &Vec::from_iter(given)).unwrap()
+    };
+    let plug = |driver: &Driver<Console>, text: &str, backend| {
+        driver.cell.call(PlugPort { port: port(text), backend }).unwrap()
+    };
+    assert_eq!(plug(&driver, "", Some(backend)), Ok(2));
+    assert_eq!(sent(&driver, 1), message(2, event::DEVICE_ADD, 1, &[]));
+    for (text, refusal) in [
+        ("nr=2", "virtio-serial-bus: A port already exists at id 2"),
+        ("nr=31", "virtio-serial-bus: Out-of-range port id specified, max. allowed: 30"),
+    ] {
+        assert_eq!(plug(&driver, text, None).unwrap_err().to_string(), refusal);
+    }
+
+    let front = attach.take().remove(0);
+    front.event.send(CharEvent::Opened).await.unwrap();
+    driver.cell.drain();
+    assert_eq!(sent(&driver, 2), message(2, event::PORT_OPEN, 1, &[]));
+    control(&mut driver, 2, event::PORT_OPEN, 1);
+    assert_eq!(credit.take(), [CharCredit(INPUT_WINDOW)]);
+    let buffer = driver.offer(6, &[(DATA, 8, WRITE)]);
+    driver.kick(6);
+    front.input.send(CharInput(b"hi".to_vec())).await.unwrap();
+    driver.cell.drain();
+    assert_eq!(driver.used_now(6), [(buffer, 2)]);
+    // The first port hears its own back end only.
+    first.take().remove(0).input.do_send(CharInput(b"one".to_vec()));
+    driver.cell.drain();
+    assert_eq!(driver.used_now(4), []);
+
+    // What is on its way to the back end comes back to the guest with the port's end.
+    let head = driver.offer(7, &[(DATA, 8, 0)]);
+    driver.kick(7);
+    assert_eq!((output.take().len(), driver.used_now(7).len()), (1, 0));
+    driver.cell.call(UnplugPort { nr: 2 }).unwrap();
+    assert_eq!(driver.used_now(7), [(head, 0)]);
+    assert_eq!(sent(&driver, 3), message(2, event::DEVICE_REMOVE, 1, &[]));
+    front.written.send(CharWritten(8)).await.unwrap();
+    driver.cell.drain();
+    assert_eq!(plug(&driver, "nr=2", None), Ok(2), "the number is free again");
+}
