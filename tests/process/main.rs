@@ -17,6 +17,7 @@ mod object_tree;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod process;
+mod queries;
 mod refusals;
 mod sessions;
 mod stream_reader;
