@@ -12,8 +12,9 @@ use super::composition::device_node;
 use super::message::{Announce, PlugDevice, PropertyValue, UnplugDevice, VmEvent};
 use super::models;
 use super::spec::DeviceSpec;
-use crate::chardev::Chardev;
-use crate::chardev::Chardevs;
+use crate::actors::outlet::Outlet;
+use crate::chardev::message::PortOpened;
+use crate::chardev::{Chardev, Chardevs};
 use crate::devices::virtio::console::{PlugPort, PortBus, UnplugPort};
 use crate::devices::virtio::create::{self, PortDevice};
 use crate::devices::virtio::properties::{DeviceError, Kind, Model, Property};
@@ -64,16 +65,32 @@ pub struct PluggedPort {
 }
 
 /// What the board has from the start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HotplugParts {
     pub buses: Vec<SerialBus>,
     pub ports: Vec<PluggedPort>,
     /// Identifiers of devices.
     pub ids: HashSet<String>,
+    /// Who announces what the guest does with ports that have an identifier.
+    pub ports_opened: Outlet<PortOpened>,
     /// Transports of the board.
     pub slots: u32,
     /// That which the next virtio device would go to.
     pub free_slot: Option<u32>,
+}
+
+impl Default for HotplugParts {
+    /// No bus, and no device.
+    fn default() -> Self {
+        Self {
+            buses: Vec::new(),
+            ports: Vec::new(),
+            ids: HashSet::new(),
+            ports_opened: Outlet::Unconnected,
+            slots: 0,
+            free_slot: None,
+        }
+    }
 }
 
 /// The actor.
@@ -251,7 +268,8 @@ impl Handler<PlugDevice> for Hotplug {
         // Nobody else is to have them while the bus decides.
         self.parts.ids.extend(spec.id.clone());
         let backend = chardev.as_ref().map(Chardev::front_end);
-        let answer = place.ports.plug.send(PlugPort { port, backend });
+        let announce = spec.id.clone().map(|id| (id, self.parts.ports_opened.clone()));
+        let answer = place.ports.plug.send(PlugPort { port, backend, announce });
         let answer = async move { tokio::time::timeout(LIMIT, answer).await };
         Box::pin(answer.into_actor(self).map(move |answer, hotplug: &mut Self, _| {
             let refusal = match answer {

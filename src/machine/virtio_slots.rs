@@ -117,6 +117,7 @@ pub(super) fn plug_all(
     let mut plugs = Vec::new();
     board.hotplug.ids = spec.devices.iter().filter_map(|device| device.id.clone()).collect();
     board.hotplug.slots = map::VIRTIO_COUNT;
+    board.hotplug.ports_opened = board.ports_opened.clone();
     for (index, device) in spec.devices.iter().enumerate() {
         let given = properties(spec, device);
         match device.driver.as_str() {
