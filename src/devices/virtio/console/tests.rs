@@ -239,7 +239,7 @@ async fn ports_come_and_go() {
         crate::devices::virtio::create::port(false, &Vec::from_iter(given)).unwrap()
     };
     let plug = |driver: &Driver<Console>, text: &str, backend| {
-        driver.cell.call(PlugPort { port: port(text), backend }).unwrap()
+        driver.cell.call(PlugPort { port: port(text), backend, announce: None }).unwrap()
     };
     assert_eq!(plug(&driver, "", Some(backend)), Ok(2));
     assert_eq!(sent(&driver, 1), message(2, event::DEVICE_ADD, 1, &[]));
