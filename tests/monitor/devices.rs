@@ -1,7 +1,7 @@
 //! Devices that come and go, in the words of QEMU.
 
-use actix::{Actor, Addr, Context, Handler};
-use serde_json::{Value, json};
+use actix::{Actor, Context, Handler};
+use serde_json::json;
 use understudy::actors::outlet::Outlet;
 use understudy::actors::probe::Probe;
 use understudy::devices::virtio::console::{PlugPort, PortBus, UnplugPort};
@@ -9,9 +9,9 @@ use understudy::devices::virtio::properties::DeviceError;
 use understudy::machine::hotplug::{Hotplug, HotplugParts, SerialBus};
 use understudy::machine::message::{Announce, VmEvent};
 use understudy::qmp::link::MachineLink;
-use understudy::qmp::monitor::{Execute, ExecuteHuman, Monitor};
+use understudy::qmp::monitor::Monitor;
 
-use crate::harness::{MockVm, info};
+use crate::harness::{MockVm, hmp, info, qmp};
 
 /// A bus that gives every port the next number.
 struct Bus(u32);
@@ -36,22 +36,6 @@ impl Handler<UnplugPort> for Bus {
     type Result = ();
 
     fn handle(&mut self, _: UnplugPort, _: &mut Self::Context) {}
-}
-
-async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> String {
-    let Value::Object(arguments) = arguments else { panic!("{arguments}") };
-    let command = command.to_owned();
-    let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
-    match monitor.send(request).await.unwrap() {
-        Ok(reply) => reply.to_string(),
-        Err(error) => error.desc,
-    }
-}
-
-async fn hmp(monitor: &Addr<Monitor>, line: &str) -> String {
-    let request =
-        ExecuteHuman { line: line.into(), state: Default::default(), passed: Default::default() };
-    monitor.send(request).await.unwrap().text
 }
 
 #[actix::test]

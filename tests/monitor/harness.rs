@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, Message, MessageResult, Recipient, ResponseFuture};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use understudy::actors::outlet::Outlet;
 use understudy::chardev::message::*;
@@ -11,7 +12,7 @@ use understudy::cpu::isa::IsaConfig;
 use understudy::cpu::state::HartState;
 use understudy::machine::message::*;
 use understudy::qmp::link::{MachineInfo, MachineLink, MachineType};
-use understudy::qmp::monitor::Monitor;
+use understudy::qmp::monitor::{Execute, ExecuteHuman, Monitor};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -393,4 +394,22 @@ pub fn bytes_of(line: &str) -> Vec<u8> {
     }
     out.extend_from_slice(rest.as_bytes());
     out
+}
+
+/// A command and its reply, or the sentence of its error.
+pub async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> String {
+    let Value::Object(arguments) = arguments else { panic!("{arguments}") };
+    let command = command.to_owned();
+    let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
+    match monitor.send(request).await.unwrap() {
+        Ok(reply) => reply.to_string(),
+        Err(error) => error.desc,
+    }
+}
+
+/// What a line prints.
+pub async fn hmp(monitor: &Addr<Monitor>, line: &str) -> String {
+    let state = Default::default();
+    let request = ExecuteHuman { line: line.into(), state, passed: Default::default() };
+    monitor.send(request).await.unwrap().text
 }

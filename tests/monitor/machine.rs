@@ -2,29 +2,11 @@
 
 use std::sync::Arc;
 
-use actix::Addr;
-use serde_json::{Value, json};
+use serde_json::json;
 use understudy::machine::message::MachineTree;
 use understudy::machine::spec::WatchdogAction;
-use understudy::qmp::monitor::{Execute, ExecuteHuman, Monitor};
 
-use crate::harness::{MockVm, With, monitor};
-
-async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> String {
-    let Value::Object(arguments) = arguments else { panic!("{arguments}") };
-    let command = command.to_owned();
-    let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
-    match monitor.send(request).await.unwrap() {
-        Ok(reply) => reply.to_string(),
-        Err(error) => error.desc,
-    }
-}
-
-async fn hmp(monitor: &Addr<Monitor>, line: &str) -> String {
-    let request =
-        ExecuteHuman { line: line.into(), state: Default::default(), passed: Default::default() };
-    monitor.send(request).await.unwrap().text
-}
+use crate::harness::{MockVm, With, hmp, monitor, qmp};
 
 #[actix::test]
 async fn they_answer_as_qemu() {

@@ -4,10 +4,10 @@ use actix::Addr;
 use serde_json::{Value, json};
 use understudy::qmp::error::ErrorClass;
 use understudy::qmp::link::MachineInfo;
-use understudy::qmp::monitor::{Execute, ExecuteHuman, Monitor};
+use understudy::qmp::monitor::{Execute, Monitor};
 use understudy::qom::{Node, Qom};
 
-use crate::harness::{MockVm, info, monitor_with};
+use crate::harness::{MockVm, hmp, info, monitor_with};
 
 fn machine() -> MachineInfo {
     let peripheral = Node::new("container").holding("rng0", Node::new("virtio-rng-device"));
@@ -24,12 +24,6 @@ async fn ask(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> Result
     let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
     let reply = monitor.send(request).await.unwrap();
     reply.map_err(|error| json!([error.class == ErrorClass::DeviceNotFound, error.desc]))
-}
-
-async fn hmp(monitor: &Addr<Monitor>, line: &str) -> String {
-    let state = Default::default();
-    let message = ExecuteHuman { line: line.into(), state, passed: Default::default() };
-    monitor.send(message).await.unwrap().text
 }
 
 #[actix::test]

@@ -1,29 +1,8 @@
 //! Objects by name, over QMP and HMP: sentences of transcript C7b.
 
-use actix::Addr;
 use serde_json::{Value, json};
-use understudy::qmp::monitor::{Execute, ExecuteHuman, Monitor};
 
-use crate::harness::{MockVm, monitor};
-
-async fn qmp(monitor: &Addr<Monitor>, command: &str, arguments: Value) -> String {
-    let Value::Object(arguments) = arguments else { panic!("{arguments}") };
-    let command = command.to_owned();
-    let request = Execute { command, arguments, out_of_band: false, passed: Default::default() };
-    match monitor.send(request).await.unwrap() {
-        Ok(reply) => reply.to_string(),
-        Err(error) => error.desc,
-    }
-}
-
-async fn hmp(monitor: &Addr<Monitor>, line: &str) -> String {
-    let state = Default::default();
-    monitor
-        .send(ExecuteHuman { line: line.into(), state, passed: Default::default() })
-        .await
-        .unwrap()
-        .text
-}
+use crate::harness::{MockVm, hmp, monitor, qmp};
 
 #[actix::test]
 async fn objects_come_and_go() {
