@@ -90,7 +90,7 @@ async fn a_rate_is_measured() {
     ] {
         assert_eq!(hmp_line(&monitor, line).await, expected, "{line}");
     }
-    ram.fill(RAM_BASE, 4 << 20, 1).unwrap();
+    ram.fill(RAM_BASE, 7 << 19, 1).unwrap();
     tokio::time::sleep(Duration::from_millis(1020)).await;
     let info = rate(&monitor).await;
     assert_eq!((&info["dirty-rate"], &info["mode"]), (&json!(3), &json!("dirty-bitmap")));
