@@ -1,5 +1,5 @@
 //! What a character back end is asked to be: plain data, made by the command line and by
-//! `chardev-add`, opened by [`super::open`]. Names are those of QAPI's `ChardevBackend`.
+//! `chardev-add`, opened by `super::open`. Names are those of QAPI's `ChardevBackend`.
 
 use std::path::PathBuf;
 use std::time::Duration;
