@@ -2,7 +2,7 @@
 //! mailbox actors, and the messages between them and their front ends (UART, virtio console,
 //! monitors).
 //!
-//! `spec` says what to open, [`open`] opens it. Every back end but the multiplexer is one actor,
+//! `spec` says what to open, `open` opens it. Every back end but the multiplexer is one actor,
 //! `device`, over the two ends of a byte stream that `host` or `socket` provide.
 #![forbid(unsafe_code)]
 
