@@ -35,6 +35,11 @@ impl Host {
         }
         let host = Self { dir };
         fs::copy(env!("CARGO_BIN_EXE_understudy"), host.emulator()).expect("a copy");
+        let (_, _, errors) = host.try_virsh(&["uri"]);
+        if errors.contains("no connection driver available") {
+            eprintln!("skipped: virsh has no driver for QEMU");
+            return None;
+        }
         Some(host)
     }
 
