@@ -186,9 +186,9 @@ const MULTI_LETTER: &[(&str, Test)] = &[
 ];
 
 impl IsaConfig {
-    /// QEMU's `rv64` model without H, which we lack.
-    pub fn rv64() -> Self {
-        let mut isa = Self {
+    /// RV64GC with supervisor and user mode and the unprivileged counters, to which models add.
+    fn rv64gc() -> Self {
+        Self {
             m: true,
             a: true,
             f: true,
@@ -200,6 +200,13 @@ impl IsaConfig {
             zifencei: true,
             zicntr: true,
             zihpm: true,
+            ..Self::rv64i()
+        }
+    }
+
+    /// QEMU's `rv64` model without H, which we lack.
+    pub fn rv64() -> Self {
+        let mut isa = Self {
             zicbom: true,
             zicbop: true,
             zicboz: true,
@@ -218,7 +225,7 @@ impl IsaConfig {
             debug: true,
             satp_mode: SatpMode::Sv57,
             pmp_entries: super::state::PMP_ENTRIES,
-            ..Self::rv64i()
+            ..Self::rv64gc()
         };
         isa.complete(|_| false);
         isa
@@ -251,17 +258,6 @@ impl IsaConfig {
     /// alone, and it has no H.
     pub fn veyron_v1() -> Self {
         let mut isa = Self {
-            m: true,
-            a: true,
-            f: true,
-            d: true,
-            c: true,
-            s: true,
-            u: true,
-            zicsr: true,
-            zifencei: true,
-            zicntr: true,
-            zihpm: true,
             zicbom: true,
             zicboz: true,
             zba: true,
@@ -284,7 +280,7 @@ impl IsaConfig {
             mvendorid: 0x61f,
             marchid: 1 << 63 | 0x1_0000,
             mimpid: 0x111,
-            ..Self::rv64i()
+            ..Self::rv64gc()
         };
         isa.complete(|_| false);
         isa

@@ -26,7 +26,7 @@ use crate::actors::message::{ActorFailed, IrqLevel, Snapshot};
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::{TimeState, TimerFired, Timers, TooManyTimers};
 use crate::block::message::BlockFailed;
-use crate::block::node::{BlockNode, Ownership};
+use crate::block::node::Ownership;
 use crate::chardev::message::{CharBackend, PortOpened};
 use crate::cpu::hart::{ArmStimer, HartEnv};
 use crate::cpu::inbox::{Peer, Peers};
@@ -364,7 +364,7 @@ pub fn build(
     };
     let iothreads = drives.iter().filter_map(|plugged| plugged.thread.clone()).collect();
     let (blocks, drives): (Vec<_>, Vec<_>) =
-        drives.into_iter().map(|plugged| drive_link(spec, plugged)).unzip();
+        drives.into_iter().map(|plugged| plugged.start(spec)).unzip();
     let qom = composition::describe(spec, isa, &plugged);
     // After the devices that ask them: a drive's pause is answered when it is drained.
     board.lifecycles.extend(blocks.iter().map(|node| Lifecycle::of("drive", node)));
@@ -574,26 +574,6 @@ fn devices(
     taken.sort_by_key(|taken| spec.drives.iter().position(|drive| drive.id == taken.id));
     let gpios = wiring.gpios(&irq, peers);
     Ok(Devices { uart: Some(uart.recipient()), drives: taken, plugged, gpios })
-}
-
-/// Start a drive's actor; how monitors know it.
-fn drive_link(spec: &MachineSpec, plugged: PluggedDrive) -> (Addr<BlockNode>, DriveLink) {
-    let PluggedDrive { id, node, device, may_stop, thread } = plugged;
-    let node = match &thread {
-        None => node.start(),
-        Some(thread) => BlockNode::start_in_arbiter(thread.arbiter(), move |_| node),
-    };
-    let found = spec.drives.iter().find(|drive| drive.id == id);
-    let link = DriveLink {
-        device: found.filter(|drive| drive.is_back_end).map(|_| id).unwrap_or_default(),
-        nodes: found.map(|drive| drive.nodes.clone()).unwrap_or_default(),
-        file: found.map(|drive| drive.file.clone()).unwrap_or_default(),
-        cache: found.map(|drive| drive.cache).unwrap_or_default(),
-        qdev: device,
-        stops_the_machine: may_stop,
-        query: node.clone().recipient(),
-    };
-    (node, link)
 }
 
 fn wall_clock(spec: &MachineSpec, clock: &Arc<VirtualClock>) -> WallClock {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use actix::{Actor, Addr};
+
 use super::build::BuildError;
 use super::spec::{DriveSpec, MachineSpec};
 use crate::actors::message::ActorFailed;
@@ -10,6 +12,7 @@ use crate::block::image::ImageError;
 use crate::block::node::{BlockNode, Drive};
 use crate::net::descriptors::Descriptors;
 use crate::objects::iothread::IoThread;
+use crate::qmp::link::DriveLink;
 
 /// Every drive, open; a device takes it out.
 pub(super) struct Drives(Vec<(String, Option<Drive>)>);
@@ -25,6 +28,28 @@ pub(super) struct PluggedDrive {
     pub(super) may_stop: bool,
     /// The thread that the device has for itself.
     pub(super) thread: Option<Arc<IoThread>>,
+}
+
+impl PluggedDrive {
+    /// Start a drive's actor; how monitors know it.
+    pub(super) fn start(self, spec: &MachineSpec) -> (Addr<BlockNode>, DriveLink) {
+        let Self { id, node, device, may_stop, thread } = self;
+        let node = match &thread {
+            None => node.start(),
+            Some(thread) => BlockNode::start_in_arbiter(thread.arbiter(), move |_| node),
+        };
+        let found = spec.drives.iter().find(|drive| drive.id == id);
+        let link = DriveLink {
+            device: found.filter(|drive| drive.is_back_end).map(|_| id).unwrap_or_default(),
+            nodes: found.map(|drive| drive.nodes.clone()).unwrap_or_default(),
+            file: found.map(|drive| drive.file.clone()).unwrap_or_default(),
+            cache: found.map(|drive| drive.cache).unwrap_or_default(),
+            qdev: device,
+            stops_the_machine: may_stop,
+            query: node.clone().recipient(),
+        };
+        (node, link)
+    }
 }
 
 impl Drives {

@@ -362,6 +362,13 @@ pub enum ErrorAction {
     Enospc,
 }
 
+impl ErrorAction {
+    /// Whether an error of some kind stops the machine.
+    pub fn may_stop(self) -> bool {
+        matches!(self, Self::Stop | Self::Enospc)
+    }
+}
+
 /// `-device`: its model is one of [`super::models::models`] and its properties are known to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSpec {

@@ -61,7 +61,7 @@ fn another_root_and_user() {
     }
     let confined = machine(&words).start();
     let mut qmp = confined.qmp("qmp");
-    let root = format!("/proc/{}/root/.", confined.pid().as_raw_nonzero());
+    let root = format!("/proc/{}/root", confined.pid().as_raw_nonzero());
     let here = std::fs::metadata(confined.path(".")).expect("a directory");
     let there = std::fs::metadata(root).expect("a root");
     assert_eq!((here.dev(), here.ino()), (there.dev(), there.ino()));

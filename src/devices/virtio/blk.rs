@@ -207,8 +207,7 @@ impl Blk {
 
     /// A failure may stop the machine.
     fn may_stop(&self) -> bool {
-        let stops = |action| matches!(action, ErrorAction::Stop | ErrorAction::Enospc);
-        stops(self.options.write_error) || stops(self.options.read_error)
+        self.options.write_error.may_stop() || self.options.read_error.may_stop()
     }
 
     fn sectors(&self) -> u64 {

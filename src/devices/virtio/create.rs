@@ -207,9 +207,8 @@ impl BlkDevice {
 
     /// Whether a failed request may stop the machine.
     pub fn may_stop(&self, info: &BlockInfo) -> bool {
-        let stops = |action| matches!(action, ErrorAction::Stop | ErrorAction::Enospc);
-        stops(self.write_error.unwrap_or(info.write_error))
-            || stops(self.read_error.unwrap_or(info.read_error))
+        self.write_error.unwrap_or(info.write_error).may_stop()
+            || self.read_error.unwrap_or(info.read_error).may_stop()
     }
 
     /// Plug the device in; `info` is its drive's.
