@@ -18,7 +18,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
@@ -34,8 +34,8 @@ use super::outlet::Outlet;
 use crate::machine::clock::VirtualClock;
 use crate::migration::vmstate::{self, Fields, Section, StateError, VmState, Vmsd};
 
-/// Slots of one machine: two a hart and a few for devices.
-const SLOTS: usize = 64;
+/// Slots of one machine: two for each of 512 harts and as many for devices.
+const SLOTS: usize = 2048;
 const NEVER: u64 = u64::MAX;
 
 /// Set a timer's deadline in virtual nanoseconds, replacing the one it had; `None` disarms it.
@@ -64,7 +64,6 @@ pub struct TooManyTimers;
 struct Slot {
     /// Virtual nanoseconds; `NEVER` when disarmed.
     deadline: AtomicU64,
-    taken: AtomicBool,
     /// Set once, by `TimerPort::connect`.
     outlet: OnceLock<Outlet<TimerFired>>,
 }
@@ -72,6 +71,8 @@ struct Slot {
 #[derive(Debug)]
 struct Shared {
     slots: Vec<Slot>,
+    /// How many of them, from the first, have been given out.
+    taken: AtomicUsize,
     /// The deadline that the thread sleeps towards; 0 while time stands still, when no deadline
     /// is worth waking it for.
     next_wake: AtomicU64,
@@ -81,6 +82,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn taken(&self) -> &[Slot] {
+        &self.slots[..self.taken.load(Ordering::SeqCst)]
+    }
+
     fn arm(&self, ArmTimer { slot, deadline_ns }: ArmTimer) {
         let Some(slot) = self.slots.get(slot as usize) else { return };
         let deadline = deadline_ns.unwrap_or(NEVER);
@@ -96,7 +101,7 @@ impl Shared {
     /// the others.
     fn fire(&self, now: u64, mut send: impl FnMut(&Outlet<TimerFired>, TimerFired)) -> u64 {
         let mut next = NEVER;
-        for (i, slot) in self.slots.iter().enumerate() {
+        for (i, slot) in self.taken().iter().enumerate() {
             let deadline = slot.deadline.load(Ordering::SeqCst);
             if deadline > now {
                 next = next.min(deadline);
@@ -133,6 +138,7 @@ impl Timers {
             .collect();
         let shared = Arc::new(Shared {
             slots,
+            taken: AtomicUsize::new(0),
             next_wake: AtomicU64::new(0),
             paused: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -152,10 +158,10 @@ impl Timers {
 
     /// Take a slot, to be connected by the device that gets it.
     pub fn reserve(&self) -> Result<TimerPort, TooManyTimers> {
-        let mut slots = self.shared.slots.iter();
-        let free = slots.position(|s| !s.taken.swap(true, Ordering::SeqCst));
+        let next = |taken| (taken < SLOTS).then_some(taken + 1);
+        let slot = self.shared.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
         Ok(TimerPort {
-            slot: free.ok_or(TooManyTimers)? as u32,
+            slot: slot.map_err(|_| TooManyTimers)? as u32,
             arm: self.arm_outlet(),
             shared: Some(Arc::clone(&self.shared)),
         })
@@ -177,7 +183,7 @@ impl Timers {
         if self.shared.paused.load(Ordering::SeqCst) {
             return None;
         }
-        let deadlines = self.shared.slots.iter().map(|s| s.deadline.load(Ordering::SeqCst));
+        let deadlines = self.shared.taken().iter().map(|s| s.deadline.load(Ordering::SeqCst));
         deadlines.min().filter(|&deadline| deadline != NEVER)
     }
 
@@ -287,7 +293,7 @@ impl TimerActor {
                 outlet.send(fired);
             });
             self.shared.next_wake.store(next, Ordering::SeqCst);
-            if self.shared.slots.iter().any(|s| s.deadline.load(Ordering::SeqCst) < next) {
+            if self.shared.taken().iter().any(|s| s.deadline.load(Ordering::SeqCst) < next) {
                 continue;
             }
             return match next {
@@ -324,7 +330,7 @@ impl Handler<Reset> for TimerActor {
     type Result = ();
 
     fn handle(&mut self, _: Reset, _: &mut Self::Context) {
-        for slot in &self.shared.slots {
+        for slot in self.shared.taken() {
             slot.deadline.store(NEVER, Ordering::SeqCst);
         }
     }

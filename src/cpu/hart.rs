@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::csr::bits::ENVCFG_CBZE;
@@ -16,7 +17,7 @@ use super::writes::WriteAccount;
 use crate::actors::outlet::Outlet;
 use crate::devices::bus::Bus;
 use crate::machine::clock::VirtualClock;
-use crate::machine::memory::{GuestRam, PAGE_SIZE};
+use crate::machine::memory::{GuestRam, PAGE_SIZE, code_bit};
 
 /// A synchronous exception, or an interrupt when bit 63 of `cause` is set. `tval` as the
 /// Privileged spec 3.1.16 defines it.
@@ -73,6 +74,8 @@ pub struct Hart {
     /// Pages that this hart translated from while another hart could still write them unseen,
     /// with the hash of their bytes then and what to wait for.
     pub unsettled_code: Vec<UnsettledPage>,
+    /// Pages that this hart has made every write to seen of since it last heard of one.
+    watched_code: HashSet<u64>,
     /// Why a helper of translated code stopped the hart; `state.pc` is the instruction.
     pub stopped: Option<Stopped>,
     /// What the interpreter has decoded.
@@ -109,6 +112,7 @@ impl Hart {
             tlb: TlbSet::new(pages),
             stale_code: Vec::new(),
             unsettled_code: Vec::new(),
+            watched_code: HashSet::new(),
             stopped: None,
             missing: None,
             mxr: false,
@@ -272,7 +276,10 @@ impl Hart {
         let mut fence_i = false;
         for request in requests {
             match request {
-                CacheRequest::CodeWritten { page } => self.stale_code.push(page),
+                CacheRequest::CodeWritten { page } => {
+                    self.watched_code.remove(&page);
+                    self.stale_code.push(page);
+                }
                 CacheRequest::Protect { page } => self.protect_page(page),
                 CacheRequest::ProtectRange { first, count } => {
                     let start = self.env.ram.base() + first * PAGE_SIZE;
@@ -303,11 +310,15 @@ impl Hart {
 
     /// This hart is about to translate code from `page`: make every later write to it seen.
     pub fn watch_code_page(&mut self, page: u64) {
-        let bit = 1u8 << (self.env.hartid & 7);
+        let bit = code_bit(self.env.hartid as usize);
         let mask = self.env.ram.code_mask(page);
-        if mask.load(std::sync::atomic::Ordering::Acquire) & bit != 0 {
+        // The bit alone may be another hart's.
+        if mask.load(std::sync::atomic::Ordering::Acquire) & bit != 0
+            && self.watched_code.contains(&page)
+        {
             return;
         }
+        self.watched_code.insert(page);
         mask.fetch_or(bit, std::sync::atomic::Ordering::SeqCst);
         self.protect_page(page);
         let tickets =
@@ -320,5 +331,56 @@ impl Hart {
 
     fn protect_page(&mut self, page: u64) {
         self.tlb.protect(self.env.ram.base() + page * PAGE_SIZE, page);
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::cpu::inbox::Peer;
+    use crate::machine::memory::{CodeObserver as _, RAM_BASE};
+
+    /// What `count` harts reach that have `ram_size` bytes of RAM and nothing else.
+    pub fn harts_alone(count: usize, isa: IsaConfig, ram_size: u64) -> Vec<HartEnv> {
+        let ram = GuestRam::new(RAM_BASE, ram_size).expect("a little guest memory");
+        let (isa, ram, bus, clock) = (Arc::new(isa), Arc::new(ram), Arc::default(), Arc::default());
+        let peers = Peers::new(count);
+        let env = |(hartid, peer): (usize, &Peer)| HartEnv {
+            hartid: hartid as u64,
+            isa: Arc::clone(&isa),
+            ram: Arc::clone(&ram),
+            bus: Arc::clone(&bus),
+            irq: Arc::clone(&peer.irq),
+            clock: Arc::clone(&clock),
+            inbox: Arc::clone(&peer.inbox),
+            peers: peers.clone(),
+            stimer: Outlet::Unconnected,
+        };
+        peers.0.iter().enumerate().map(env).collect()
+    }
+
+    #[test]
+    fn harts_that_share_a_bit_each_have_writes_to_their_code_seen() {
+        let mut envs = harts_alone(9, IsaConfig::rv64(), 0x2000);
+        let (mut last, mut first) = (Hart::new(envs.remove(8)), Hart::new(envs.remove(0)));
+        let peers = first.env.peers.clone();
+        let protect = [CacheRequest::Protect { page: 1 }];
+        first.watch_code_page(1);
+        assert_eq!(peers.0[8].inbox.take().0, protect);
+        // The bit is set, by the other: what that one asked of the rest may not be done yet.
+        last.watch_code_page(1);
+        assert_eq!(peers.0[0].inbox.take().0, protect);
+        last.watch_code_page(1);
+        assert!(peers.0[0].inbox.take().0.is_empty(), "watched already");
+
+        let harts = first.env.ram.code_mask(1).swap(0, std::sync::atomic::Ordering::SeqCst);
+        peers.code_written(1, harts);
+        for hart in [&mut first, &mut last] {
+            hart.drain_inbox();
+            assert_eq!(hart.stale_code, [1]);
+        }
+        first.watch_code_page(1);
+        let after = &peers.0[8].inbox.take().0[..];
+        assert_eq!(after, protect, "watched anew after a write");
     }
 }

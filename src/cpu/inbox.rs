@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::irq::HartIrq;
 use super::writes::WriteAccount;
-use crate::machine::memory::CodeObserver;
+use crate::machine::memory::{CodeObserver, code_bit};
 
 /// One request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Peers {
 impl CodeObserver for Peers {
     fn code_written(&self, page: u64, harts: u8) {
         for (i, peer) in self.0.iter().enumerate() {
-            if harts & (1 << i) != 0 {
+            if harts & code_bit(i) != 0 {
                 peer.inbox.post(CacheRequest::CodeWritten { page });
                 // A loop of translated code would otherwise never see the store.
                 peer.irq.request_exit();
@@ -153,10 +153,13 @@ mod tests {
 
     #[test]
     fn written_code_is_told_to_the_harts_that_translated_it() {
-        let peers = Peers::new(2);
-        peers.code_written(7, 0b10);
-        assert!(!peers.0[0].inbox.is_pending());
-        assert_eq!(peers.0[1].inbox.take().0, [CacheRequest::CodeWritten { page: 7 }]);
-        assert!(peers.0[1].irq.is_kicked());
+        let peers = Peers::new(10);
+        peers.code_written(7, code_bit(9));
+        for (hart, peer) in peers.0.iter().enumerate() {
+            let told = [1, 9].contains(&hart);
+            let expect = told.then_some(CacheRequest::CodeWritten { page: 7 });
+            assert_eq!(peer.inbox.take().0, Vec::from_iter(expect), "hart {hart}");
+            assert_eq!(peer.irq.is_kicked(), told, "hart {hart}");
+        }
     }
 }

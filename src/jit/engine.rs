@@ -17,8 +17,15 @@ use crate::cpu::interpret;
 use crate::cpu::state::HartState;
 use crate::machine::memory::PAGE_SIZE;
 
-/// Default size of a hart's code cache, in bytes.
-pub const DEFAULT_CACHE: usize = 64 << 20;
+/// Size of a hart's code cache, in bytes, when nobody says.
+pub fn default_cache(harts: u32) -> usize {
+    /// What one hart gets at most: it holds all the code of a Linux boot several times.
+    const MOST: usize = 64 << 20;
+    /// What all harts share, twice over in address space.
+    const ALL: usize = 2 << 30;
+    MOST.min(ALL / harts.max(1) as usize)
+}
+
 /// Least free space that a translation is started with.
 const HEADROOM: usize = 64 << 10;
 /// Bytes of the `call` that replaces the entry of a dropped block.

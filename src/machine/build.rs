@@ -46,7 +46,7 @@ use crate::devices::rom::Rom;
 use crate::devices::rtc::{Rtc, WallClock};
 use crate::devices::shell::{Device, Migrate, Shell};
 use crate::devices::uart::{Uart, UartState};
-use crate::jit::engine::DEFAULT_CACHE;
+use crate::jit::engine::default_cache;
 use crate::migration::ram::block::Bytes;
 use crate::migration::ram::device::DeviceBlock;
 use crate::migration::sections::{Sections, StateSource};
@@ -60,14 +60,9 @@ use crate::qtest::gpio::Gpios;
 use crate::qtest::memory::AddressSpace;
 use crate::qtest::stepped::SteppedClock;
 
-/// Most harts: a bit each in `GuestRam`'s map of translated pages.
-pub const MAX_HARTS: u32 = 8;
-
 /// Why a machine cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("Invalid SMP CPUs {0}. The max CPUs supported by machine 'virt' is {MAX_HARTS}")]
-    TooManyHarts(u32),
     #[error("Invalid SMP CPUs {0}. The max CPUs supported by machine 'none' is 1")]
     NoHarts(u32),
     #[error(transparent)]
@@ -308,9 +303,6 @@ pub fn build(
     let (harts, plan, ram_base) = match spec.machine.board {
         BoardKind::Virt => {
             let harts = spec.smp.cpus;
-            if harts > MAX_HARTS {
-                return Err(BuildError::TooManyHarts(harts));
-            }
             (harts, Some(boot_plan(spec, isa, connections.embedded_guest)?), RAM_BASE)
         }
         BoardKind::Empty => {
@@ -621,7 +613,7 @@ fn vcpu(
         spec::Accel::Interp => Accel::Interp,
         spec::Accel::Qtest => Accel::Idle,
         spec::Accel::Jit { tb_size, one_insn_per_tb } => Accel::Jit {
-            cache: tb_size.map_or(DEFAULT_CACHE, |size| size as usize),
+            cache: tb_size.map_or(default_cache(spec.smp.cpus), |size| size as usize),
             one_insn: one_insn_per_tb,
         },
     };

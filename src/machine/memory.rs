@@ -35,10 +35,16 @@ pub enum RamError {
     Memory(#[from] HostMemoryError),
 }
 
+/// The bit of a hart in the masks of translated pages. Harts whose numbers are eight apart share
+/// one, and hear of each other's writes.
+pub fn code_bit(hart: usize) -> u8 {
+    1 << (hart % 8)
+}
+
 /// Told when bytes of a page from which some hart has translated code were written.
 pub trait CodeObserver: Send + Sync {
-    /// `page` is the page's index from the start of RAM; `harts` a bit per hart that has
-    /// translations of it.
+    /// `page` is the page's index from the start of RAM; `harts` has the `code_bit` of every hart
+    /// that has translations of it.
     fn code_written(&self, page: u64, harts: u8);
 }
 
@@ -280,7 +286,8 @@ impl GuestRam {
         Ok(done)
     }
 
-    /// The mask of harts that hold translations from the page `page` (index from the base).
+    /// The `code_bit`s of the harts that hold translations from the page `page` (index from the
+    /// base).
     pub fn code_mask(&self, page: u64) -> &AtomicU8 {
         assert!(page < self.size / PAGE_SIZE, "page index out of range");
         // SAFETY: `code` has one byte a page and `page` was checked; all access is atomic.

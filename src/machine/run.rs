@@ -323,7 +323,7 @@ fn machine_info(
         super::spec::Accel::Interp => vec![("Accelerator".to_owned(), "interp".to_owned())],
         super::spec::Accel::Qtest => vec![("Accelerator".to_owned(), "qtest".to_owned())],
         super::spec::Accel::Jit { tb_size, one_insn_per_tb } => {
-            let size = tb_size.unwrap_or(crate::jit::engine::DEFAULT_CACHE as u64);
+            let size = tb_size.unwrap_or(crate::jit::engine::default_cache(spec.smp.cpus) as u64);
             one_insn = Some(Arc::new(AtomicBool::new(one_insn_per_tb)));
             vec![
                 ("Accelerator".to_owned(), "jit".to_owned()),
@@ -358,7 +358,7 @@ fn machine_info(
                 numa_mem_supported: false,
                 default_cpu_type: Some("rv64-riscv-cpu".to_owned()),
                 acpi: false,
-                cpu_max: build::MAX_HARTS,
+                cpu_max: super::spec::MAX_CPUS,
                 deprecated: false,
                 default_ram_id: Some("riscv_virt_board.ram".to_owned()),
                 is_default: Some(true),

@@ -18,7 +18,7 @@ use crate::sandbox::Sandbox;
 /// Bytes of RAM when `-m` is not given.
 pub const DEFAULT_RAM_SIZE: u64 = 128 << 20;
 
-/// Largest number of harts the `virt` machine accepts.
+/// Most harts of `virt`, as in QEMU: the PLIC's window ends with the contexts of the 512th.
 pub const MAX_CPUS: u32 = 512;
 
 /// A machine to build and how its process behaves.

@@ -11,7 +11,7 @@ use understudy::cpu::irq::{HartIrq, MTIP};
 use understudy::cpu::isa::IsaConfig;
 use understudy::cpu::{interpret, trap};
 use understudy::devices::bus::{Bus, MmioTarget, Region};
-use understudy::jit::engine::{DEFAULT_CACHE, Engine, Exit};
+use understudy::jit::engine::{Engine, Exit, default_cache};
 use understudy::machine::clock::VirtualClock;
 use understudy::machine::memory::GuestRam;
 
@@ -73,7 +73,7 @@ pub fn run(runner: Runner, cpu: &str, image: &[u8], count: usize) -> Vec<Outcome
     // `mtimecmp` is zero at reset.
     hart.env.irq.set_lines(MTIP, true);
     let mut engine = (runner == Runner::Translator)
-        .then(|| Engine::new(DEFAULT_CACHE).expect("a host that can run translated code"));
+        .then(|| Engine::new(default_cache(1)).expect("a host that can run translated code"));
     ram.observe_code(Arc::new(hart.env.peers.clone()));
     let most = 1000 * count + 1000;
     for _ in 0..most {

@@ -361,7 +361,7 @@ pub fn info() -> MachineInfo {
             numa_mem_supported: false,
             default_cpu_type: Some("rv64-riscv-cpu".into()),
             acpi: false,
-            cpu_max: 8,
+            cpu_max: 512,
             deprecated: false,
             default_ram_id: Some("riscv_virt_board.ram".into()),
             is_default: Some(true),

@@ -163,7 +163,7 @@ async fn queries() {
         ),
         (
             "query-machines",
-            r#"[{"hotpluggable-cpus": false, "name": "virt", "numa-mem-supported": false, "default-cpu-type": "rv64-riscv-cpu", "acpi": false, "is-default": true, "cpu-max": 8, "deprecated": false, "default-ram-id": "riscv_virt_board.ram"}]"#,
+            r#"[{"hotpluggable-cpus": false, "name": "virt", "numa-mem-supported": false, "default-cpu-type": "rv64-riscv-cpu", "acpi": false, "is-default": true, "cpu-max": 512, "deprecated": false, "default-ram-id": "riscv_virt_board.ram"}]"#,
         ),
         ("query-chardev", "[]"),
     ] {

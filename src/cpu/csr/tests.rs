@@ -6,8 +6,8 @@ use super::bits::{MIE, SIE, *};
 use super::number::{self, *};
 use super::{get, read, set, write};
 use crate::actors::outlet::Outlet;
-use crate::cpu::hart::{ArmStimer, Hart, HartEnv, Trap};
-use crate::cpu::inbox::Peers;
+use crate::cpu::hart::tests::harts_alone;
+use crate::cpu::hart::{ArmStimer, Hart, Trap};
 use crate::cpu::insn::{Insn, Op};
 use crate::cpu::irq::{LCOFIP, MEIP, MSIP, MTIP, SEIP, SSIP, STIP};
 use crate::cpu::isa::IsaConfig;
@@ -15,23 +15,13 @@ use crate::cpu::mmu::{Access, translate};
 use crate::cpu::state::Privilege::{self, Machine as M, Supervisor as S, User as U};
 use crate::cpu::system::execute_system;
 use crate::cpu::trap::{INTERRUPT, pending_interrupt, reset, take};
-use crate::machine::memory::{GuestRam, RAM_BASE};
+use crate::machine::memory::RAM_BASE;
 
 const RAM_SIZE: u64 = 0x20_0000;
 
 fn hart_of(option: &str) -> Hart {
     let (_, isa) = IsaConfig::from_cpu_option(option).expect("a valid -cpu option");
-    let mut hart = Hart::new(HartEnv {
-        hartid: 3,
-        isa: Arc::new(isa),
-        ram: Arc::new(GuestRam::new(RAM_BASE, RAM_SIZE).expect("2 MiB of guest memory")),
-        bus: Arc::default(),
-        irq: Arc::default(),
-        clock: Arc::default(),
-        inbox: Arc::default(),
-        peers: Peers::new(1),
-        stimer: Outlet::Unconnected,
-    });
+    let mut hart = Hart::new(harts_alone(4, isa, RAM_SIZE).remove(3));
     reset(&mut hart, 0x1000);
     hart
 }

@@ -1,20 +1,17 @@
 //! The interpreter on assembled programs, on tables of corner cases, and on every operation there
 //! is.
 
-use std::sync::Arc;
-
 use dynasmrt::riscv::RiscvRelocation;
 use dynasmrt::{DynasmLabelApi, VecAssembler, dynasm};
 
 use super::{bitmanip, execute, integer, step};
-use crate::actors::outlet::Outlet;
 use crate::cpu::decode::{decode, tests as decoder};
-use crate::cpu::hart::{Hart, HartEnv, Trap};
-use crate::cpu::inbox::Peers;
+use crate::cpu::hart::tests::harts_alone;
+use crate::cpu::hart::{Hart, Trap};
 use crate::cpu::insn::{Group, Insn, Op};
 use crate::cpu::isa::IsaConfig;
 use crate::cpu::state::Privilege;
-use crate::machine::memory::{GuestRam, RAM_BASE};
+use crate::machine::memory::RAM_BASE;
 
 const RAM_SIZE: u64 = 1 << 16;
 /// Where the tests keep data.
@@ -23,18 +20,7 @@ const FS_INITIAL: u64 = 1 << 13;
 const FS_DIRTY: u64 = 3 << 13;
 
 fn hart_with(isa: IsaConfig) -> Hart {
-    let ram = GuestRam::new(RAM_BASE, RAM_SIZE).expect("64 KiB of guest memory");
-    let mut hart = Hart::new(HartEnv {
-        hartid: 0,
-        isa: Arc::new(isa),
-        ram: Arc::new(ram),
-        bus: Arc::default(),
-        irq: Arc::default(),
-        clock: Arc::default(),
-        inbox: Arc::default(),
-        peers: Peers::new(1),
-        stimer: Outlet::Unconnected,
-    });
+    let mut hart = Hart::new(harts_alone(1, isa, RAM_SIZE).remove(0));
     hart.state.pc = RAM_BASE;
     hart.state.mstatus = FS_INITIAL;
     hart.context_changed();

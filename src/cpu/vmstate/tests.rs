@@ -1,29 +1,13 @@
 //! Harts move to others and are the same there.
 
 use super::*;
-use crate::actors::outlet::Outlet;
-use crate::cpu::hart::HartEnv;
-use crate::cpu::inbox::Peers;
+use crate::cpu::hart::tests::harts_alone;
 use crate::cpu::irq::SEIP;
-use crate::devices::bus::Bus;
-use crate::machine::clock::VirtualClock;
-use crate::machine::memory::{GuestRam, RAM_BASE};
 use crate::migration::vmstate::tests::{assert_described_as_qemus, harass, round_trip};
 use crate::migration::vmstate::{load, save};
 
 fn hart(isa: IsaConfig) -> Hart {
-    let peers = Peers::new(1);
-    let mut hart = Hart::new(HartEnv {
-        hartid: 0,
-        isa: Arc::new(isa),
-        ram: Arc::new(GuestRam::new(RAM_BASE, 0x1000).unwrap()),
-        bus: Arc::new(Bus::default()),
-        irq: Arc::clone(&peers.0[0].irq),
-        clock: Arc::new(VirtualClock::default()),
-        inbox: Arc::clone(&peers.0[0].inbox),
-        peers,
-        stimer: Outlet::Unconnected,
-    });
+    let mut hart = Hart::new(harts_alone(1, isa, 0x1000).remove(0));
     trap::reset(&mut hart, RESET_VECTOR);
     hart
 }
