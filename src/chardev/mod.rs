@@ -211,20 +211,16 @@ impl Chardev {
         self.breaks.do_send(SendBreak);
     }
 
-    /// End the connection of a socket; true if it is one.
-    pub fn hang_up(&self) -> bool {
-        let is_socket = self.is_socket();
-        if let (true, Port::Device(device)) = (is_socket, &self.port) {
+    /// End the connection, if it is a socket that has one.
+    pub fn hang_up(&self) {
+        if let (true, Port::Device(device)) = (self.is_socket(), &self.port) {
             device.do_send(Hangup);
         }
-        is_socket
     }
 
-    /// Whether what it talks to is over a stream socket.
+    /// Whether it is a stream socket.
     pub fn is_socket(&self) -> bool {
-        let filename = self.filename.lock();
-        let name = filename.strip_prefix("disconnected:").unwrap_or(&filename);
-        ["tcp:", "telnet:", "unix:", "fd:"].iter().any(|kind| name.starts_with(kind))
+        self.what.lock().type_name == "chardev-socket"
     }
 
     /// The other side's name, if it is a pseudo-terminal.

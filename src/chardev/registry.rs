@@ -26,6 +26,8 @@ struct Shared {
 struct Table {
     open: HashMap<String, Chardev>,
     order: HashOrder,
+    /// Those that are sockets, the oldest first.
+    sockets: Vec<String>,
 }
 
 impl Table {
@@ -35,12 +37,24 @@ impl Table {
             return Err(ChardevError::Duplicate(chardev.id));
         }
         self.order.insert(&chardev.id);
+        self.note_socket(&chardev);
         self.open.insert(chardev.id.clone(), chardev);
         Ok(())
     }
 
+    /// It has become what it is. One that stays a socket keeps its place.
+    fn note_socket(&mut self, chardev: &Chardev) {
+        let listed = self.sockets.contains(&chardev.id);
+        if listed && !chardev.is_socket() {
+            self.sockets.retain(|id| *id != chardev.id);
+        } else if !listed && chardev.is_socket() {
+            self.sockets.push(chardev.id.clone());
+        }
+    }
+
     fn remove(&mut self, id: &str) {
         self.order.remove(id);
+        self.sockets.retain(|socket| socket != id);
         if let Some(chardev) = self.open.remove(id) {
             chardev.close();
         }
@@ -65,6 +79,12 @@ impl Chardevs {
             table.order.iter().filter_map(|id| table.open.get(id).cloned()).collect();
         list.reverse();
         list
+    }
+
+    /// Those that are sockets, connected or not, the oldest first.
+    pub fn sockets(&self) -> Vec<Chardev> {
+        let table = self.0.table.lock();
+        table.sockets.iter().filter_map(|id| table.open.get(id).cloned()).collect()
     }
 
     /// Open a device of the command line, which names sockets of the parent process by number; a
@@ -154,6 +174,7 @@ impl Chardevs {
             open_parts(&spec, &self.context_of_clients()).await?;
         *chardev.filename.lock() = filename;
         *chardev.what.lock() = what;
+        self.0.table.lock().note_socket(&chardev);
         device.do_send(Change(parts));
         Ok(Some(chardev))
     }

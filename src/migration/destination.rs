@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, watch};
 use super::capability::Capability;
 use super::channel::{Address, Channel, ChannelControl};
 use super::message::{
-    MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side, StartIncoming,
-    UpdateSettings,
+    CutMigration, MigrationEvent, PauseMigration, Ping, Progress, RecoverIncoming, Settings, Side,
+    StartIncoming, UpdateSettings,
 };
 use super::ram::loader::{Incoming, RamLoader};
 use super::ram::mapped::MappedFile;
@@ -455,6 +455,17 @@ impl Handler<PauseMigration> for MigrationDestination {
                 Ok(())
             }
             _ => Err(ErrorDesc::not_postcopy()),
+        }
+    }
+}
+
+impl Handler<CutMigration> for MigrationDestination {
+    type Result = ();
+
+    /// The main channel's end is the end of all.
+    fn handle(&mut self, _: CutMigration, _: &mut Self::Context) {
+        if let Some(channel) = &self.channel {
+            channel.cut();
         }
     }
 }

@@ -148,6 +148,12 @@ pub struct StartPostcopy;
 #[rtype(result = "Result<(), ErrorDesc>")]
 pub struct PauseMigration;
 
+/// Monitor → source and destination: `yank`: cut every connection of the migration, as a network
+/// may.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CutMigration;
+
 /// Monitor → source: parameters that may change under way have changed.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]

@@ -22,8 +22,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::channel::{Address, Channel, ChannelControl};
 use super::message::{
-    CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, Progress, RamStats,
-    Settings, Side, StartMigration, StartPostcopy, UpdateParameters, XbzrleStats,
+    CancelMigration, ContinueMigration, CutMigration, MigrationEvent, PauseMigration, Ping,
+    Progress, RamStats, Settings, Side, StartMigration, StartPostcopy, UpdateParameters,
+    XbzrleStats,
 };
 use super::parameters::Parameters;
 use super::ram::saver::RamSaver;
@@ -40,6 +41,25 @@ pub type Opening = Pin<Box<dyn Future<Output = Result<Channel, ErrorDesc>> + Sen
 /// Opens channels, with TLS if the settings ask for it.
 pub trait Connect: Send + Sync {
     fn connect(&self, address: &Address, settings: &Settings) -> Opening;
+}
+
+/// Opens channels, and remembers them for `yank`. Those that are closed stay in the list until the
+/// next migration; cutting one does nothing.
+struct Remembering {
+    peers: Arc<SourcePeers>,
+    opened: Arc<Mutex<Vec<ChannelControl>>>,
+}
+
+impl Connect for Remembering {
+    fn connect(&self, address: &Address, settings: &Settings) -> Opening {
+        let opening = self.peers.connect.connect(address, settings);
+        let opened = Arc::clone(&self.opened);
+        Box::pin(async move {
+            let channel = opening.await?;
+            opened.lock().push(channel.control());
+            Ok(channel)
+        })
+    }
 }
 
 /// Guest memory as the source sends it. Dropping it ends the dirty log.
@@ -137,6 +157,7 @@ struct Reins {
     wishes: watch::Receiver<Wishes>,
     resumes: mpsc::UnboundedReceiver<Resume>,
     lifeline: Arc<Mutex<Lifeline>>,
+    opened: Arc<Mutex<Vec<ChannelControl>>>,
 }
 
 /// Tells the monitor, and knows what it told last.
@@ -238,6 +259,8 @@ pub struct MigrationSource {
     /// To the postcopy under way.
     resumes: mpsc::UnboundedSender<Resume>,
     lifeline: Arc<Mutex<Lifeline>>,
+    /// What `yank` cuts.
+    opened: Arc<Mutex<Vec<ChannelControl>>>,
 }
 
 impl MigrationSource {
@@ -247,7 +270,14 @@ impl MigrationSource {
         let wishes = watch::Sender::new(Wishes::new(Parameters::default()));
         // Nobody listens until there is something to resume.
         let (resumes, _) = mpsc::unbounded_channel();
-        Self { peers: Arc::new(peers), reporter, wishes, resumes, lifeline: Arc::default() }
+        Self {
+            peers: Arc::new(peers),
+            reporter,
+            wishes,
+            resumes,
+            lifeline: Arc::default(),
+            opened: Arc::default(),
+        }
     }
 
     /// Go on with a postcopy over another channel.
@@ -363,6 +393,7 @@ impl Handler<StartMigration> for MigrationSource {
         let (resumes, resumed) = mpsc::unbounded_channel();
         self.resumes = resumes;
         self.lifeline = Arc::default();
+        self.opened = Arc::default();
         self.reporter.enter(MigrationState::Setup);
         // What is opened on the spot is waited for; what goes over a network is not.
         let waits = address.opens_at_once();
@@ -371,11 +402,11 @@ impl Handler<StartMigration> for MigrationSource {
         let hand_over = self.peers.hand_over.clone();
         let machine = Mutex::new(None);
         let hold = Arc::new(Hold { reporter: self.reporter.clone(), machine });
-        let lifeline = Arc::clone(&self.lifeline);
+        let (lifeline, opened_channels) = (Arc::clone(&self.lifeline), Arc::clone(&self.opened));
         let run = Run::new(
             Arc::clone(&self.peers),
             self.reporter.clone(),
-            Reins { wishes: wishes.clone(), resumes: resumed, lifeline },
+            Reins { wishes: wishes.clone(), resumes: resumed, lifeline, opened: opened_channels },
             address,
             settings,
             opened,
@@ -448,6 +479,14 @@ impl Handler<PauseMigration> for MigrationSource {
         lifeline.controls.iter().for_each(ChannelControl::shutdown);
         lifeline.by_user = !lifeline.controls.is_empty();
         Ok(())
+    }
+}
+
+impl Handler<CutMigration> for MigrationSource {
+    type Result = ();
+
+    fn handle(&mut self, _: CutMigration, _: &mut Self::Context) {
+        self.opened.lock().iter().for_each(ChannelControl::cut);
     }
 }
 

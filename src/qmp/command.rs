@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::commands::{
     backends, block, chardev, command_line, cpu_models, descriptors, device_tree, devices,
     dirty_rate, human, introspect, jobs, machine, memory, migration, migration_settings,
-    migration_start, objects, preconfig, printed, qom, stats, status, tpm, trace,
+    migration_start, objects, preconfig, printed, qom, stats, status, tpm, trace, yank,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -163,6 +163,8 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<trace::TraceEventGetState>(),
         entry::<trace::TraceEventSetState>(),
         entry::<status::SystemReset>(),
+        entry::<yank::QueryYank>(),
+        entry::<yank::Yank>(),
     ]
 });
 

@@ -13,8 +13,9 @@ use super::error::QmpError;
 use crate::machine::dirty_rate::{LimitWrites, MeasureDirtyRate, QueryDirtyRate, QueryWriteLimits};
 use crate::migration::cache::MigrationCache;
 use crate::migration::message::{
-    CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, RecoverIncoming,
-    Settings, Side, StartIncoming, StartMigration, StartPostcopy, UpdateParameters, UpdateSettings,
+    CancelMigration, ContinueMigration, CutMigration, MigrationEvent, PauseMigration, Ping,
+    RecoverIncoming, Settings, Side, StartIncoming, StartMigration, StartPostcopy,
+    UpdateParameters, UpdateSettings,
 };
 use crate::migration::status::{ErrorDesc, MigrationState};
 
@@ -27,11 +28,13 @@ pub struct MigrationLink {
     pub start_postcopy: Recipient<StartPostcopy>,
     pub pause: Recipient<PauseMigration>,
     pub update: Recipient<UpdateParameters>,
+    pub cut: Recipient<CutMigration>,
     pub ping_source: Recipient<Ping>,
     pub incoming: Recipient<StartIncoming>,
     pub update_incoming: Recipient<UpdateSettings>,
     pub recover: Recipient<RecoverIncoming>,
     pub pause_incoming: Recipient<PauseMigration>,
+    pub cut_incoming: Recipient<CutMigration>,
     pub ping_destination: Recipient<Ping>,
     pub dirty_rate: Option<DirtyRateLink>,
 }
@@ -55,6 +58,7 @@ impl MigrationLink {
             + Handler<ContinueMigration>
             + Handler<StartPostcopy>
             + Handler<PauseMigration>
+            + Handler<CutMigration>
             + Handler<UpdateParameters>
             + Handler<Ping>,
         D: Actor<Context = Context<D>>
@@ -62,6 +66,7 @@ impl MigrationLink {
             + Handler<UpdateSettings>
             + Handler<RecoverIncoming>
             + Handler<PauseMigration>
+            + Handler<CutMigration>
             + Handler<Ping>,
     {
         Self {
@@ -71,11 +76,13 @@ impl MigrationLink {
             start_postcopy: source.clone().recipient(),
             pause: source.clone().recipient(),
             update: source.clone().recipient(),
+            cut: source.clone().recipient(),
             ping_source: source.clone().recipient(),
             incoming: destination.clone().recipient(),
             update_incoming: destination.clone().recipient(),
             recover: destination.clone().recipient(),
             pause_incoming: destination.clone().recipient(),
+            cut_incoming: destination.clone().recipient(),
             ping_destination: destination.clone().recipient(),
             dirty_rate: None,
         }

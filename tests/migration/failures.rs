@@ -166,3 +166,25 @@ fn addresses() {
     }
     side.lives();
 }
+
+/// A connection that is yanked is lost, as one is that the network loses.
+#[test]
+fn yanked() {
+    let (mut source, mut destination) = (Side::source(""), Side::destination(""));
+    let yank = json!({"instances": [{"type": "migration"}]});
+    let none = destination.qmp.ask(&json!({"execute": "yank", "arguments": yank}));
+    let not_found = json!({"class": "DeviceNotFound", "desc": "Instance not found"});
+    assert_eq!(none, json!({"error": not_found}));
+    let uri = destination.listen_tcp();
+    assert!(destination.qmp.execute("query-yank").as_array().is_some_and(|all| all.len() > 1));
+    source.set(json!({"max-bandwidth": 4096}));
+    source.migrate(&uri);
+    source.reaches("active");
+    destination.reaches("active");
+    source.qmp.execute_with("yank", yank);
+    assert_eq!(source.fails(), "Unable to write to socket: Broken pipe");
+    destination.fails();
+    let left = source.qmp.execute("query-yank");
+    assert!(left.as_array().is_some_and(|all| all.iter().all(|one| one["type"] == "chardev")));
+    source.lives();
+}

@@ -83,6 +83,7 @@ pub enum Outgoing {
 
 /// What the two halves of a channel and its controls have in common.
 struct Shared {
+    kind: ChannelKind,
     shut: AtomicBool,
     /// Who waits for the read half and for the write half.
     waiting: Mutex<[Option<Waker>; 2]>,
@@ -140,6 +141,7 @@ pub type ChannelWriter = WriteHalf<Channel>;
 impl Channel {
     fn new(stream: impl Stream + 'static, kind: ChannelKind, peer: String) -> Self {
         let shared = Arc::new(Shared {
+            kind,
             shut: AtomicBool::new(false),
             waiting: Mutex::new([None, None]),
             stop: Mutex::new(None),
@@ -268,6 +270,16 @@ impl ChannelControl {
         }
         let waiting = std::mem::take(&mut *self.0.waiting.lock());
         waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Cut the connection underneath, if there is one, as a network may: who reads or writes finds
+    /// out there.
+    pub fn cut(&self) {
+        if self.0.kind.noun() == "socket"
+            && let Some(stop) = &*self.0.stop.lock()
+        {
+            stop();
+        }
     }
 
     /// Bytes read so far (of the migration stream, not of TLS around it).

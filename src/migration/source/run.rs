@@ -20,7 +20,10 @@ use tokio::time::Instant;
 use super::multifd::{self, SideChannels};
 use super::pace::Pace;
 use super::throttle::{Brake, Convergence};
-use super::{Hold, Lifeline, Memory, Opened, Reins, Reporter, Resume, SourcePeers, Wishes};
+use super::{
+    Connect as _, Hold, Lifeline, Memory, Opened, Reins, Remembering, Reporter, Resume,
+    SourcePeers, Wishes,
+};
 use crate::machine::message::{Quiesce, ReleaseDrives};
 use crate::migration::capability::Capability;
 use crate::migration::channel::{
@@ -47,6 +50,10 @@ const SLOW_PASS: Duration = Duration::from_secs(5);
 const REASON_WAIT: Duration = Duration::from_secs(1);
 /// How often it is looked whether the destination takes what was sent.
 const LOOK: Duration = Duration::from_millis(1);
+/// How often it is looked whether a slow line is there at all.
+const PACE_LOOK: Duration = Duration::from_millis(50);
+/// Of a line that the peer has hung up.
+const BROKEN: &str = "Unable to write to socket: Broken pipe";
 /// The section id of RAM. QEMU's has the same: what it registers before are `timer` and a network
 /// that we number and do not have.
 const RAM_ID: u32 = 2;
@@ -60,6 +67,7 @@ pub(super) struct Run {
     wishes: watch::Receiver<Wishes>,
     resumes: mpsc::UnboundedReceiver<Resume>,
     lifeline: Arc<Mutex<Lifeline>>,
+    connect: Remembering,
     address: Address,
     settings: Settings,
     opened: Option<Opened>,
@@ -138,13 +146,15 @@ impl Run {
         hold: Arc<Hold>,
     ) -> Self {
         let convergence = Convergence::new(Arc::clone(&peers.vcpus), peers.writers.clone());
-        let Reins { wishes, resumes, lifeline } = reins;
+        let Reins { wishes, resumes, lifeline, opened: channels } = reins;
+        let connect = Remembering { peers: Arc::clone(&peers), opened: channels };
         Self {
             peers,
             reporter,
             wishes,
             resumes,
             lifeline,
+            connect,
             address,
             settings,
             opened: Some(opened),
@@ -181,7 +191,7 @@ impl Run {
 
     /// Phase: the channel.
     async fn open(&mut self) -> Result<(), ErrorDesc> {
-        let opening = self.peers.connect.connect(&self.address, &self.settings);
+        let opening = self.connect.connect(&self.address, &self.settings);
         let channel = match opening.await {
             Ok(channel) => channel,
             Err(reason) => {
@@ -202,7 +212,7 @@ impl Run {
         // Nobody has lost pages yet that could be listed.
         self.line = Some(Line::new(channel, listens.then_some(0)));
         if self.has(Capability::Multifd) && self.mapped.is_none() {
-            let (connect, uuid) = (&*self.peers.connect, &self.peers.uuid.unwrap_or_default());
+            let (connect, uuid) = (&self.connect, &self.peers.uuid.unwrap_or_default());
             self.opened_sides = multifd::open(connect, &self.address, &self.settings, uuid).await?;
         }
         Ok(())
@@ -333,10 +343,22 @@ impl Run {
         let line = self.line.as_mut().ok_or_else(no_line)?;
         let admitted = line.pace.admit(out.len(), rate);
         if let Some(at) = admitted {
-            self.wait_until(at, memory).await;
+            self.keep_pace(at, memory).await?;
         }
         self.send(out, memory).await?;
         Ok(more)
+    }
+
+    /// Wait for the line's turn; on a slow one that is lost, not for long.
+    async fn keep_pace(&mut self, at: Instant, memory: &dyn Memory) -> Result<(), ErrorDesc> {
+        while Instant::now() < at {
+            let line = self.line.as_ref().ok_or_else(no_line)?;
+            if line.control.outgoing() == Outgoing::Broken {
+                return Err(self.cause(BROKEN).await);
+            }
+            self.wait_until(at.min(Instant::now() + PACE_LOOK), memory).await;
+        }
+        Ok(())
     }
 
     fn rate(&self) -> u64 {
@@ -368,7 +390,7 @@ impl Run {
             match line.control.outgoing() {
                 Outgoing::Taken => return Ok(()),
                 Outgoing::Broken => {
-                    return Err(self.cause("Unable to write to socket: Broken pipe").await);
+                    return Err(self.cause(BROKEN).await);
                 }
                 Outgoing::Waiting => self.wait_until(Instant::now() + LOOK, memory).await,
             }

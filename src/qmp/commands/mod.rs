@@ -26,3 +26,4 @@ pub mod stats;
 pub mod status;
 pub mod tpm;
 pub mod trace;
+pub mod yank;

@@ -297,3 +297,24 @@ async fn a_postcopy_is_steered() {
         ]
     );
 }
+
+#[actix::test]
+async fn a_migration_can_be_yanked_while_there_is_one() {
+    let (_vm, monitor) = monitor(MockVm { state: RunState::Running, ..Default::default() });
+    let puppet = Puppet::new(&monitor).perform(&monitor);
+    let migration = || json!([{"type": "migration"}]);
+    let yank = || qmp(&monitor, "yank", json!({"instances": migration()}));
+    assert_eq!(qmp(&monitor, "query-yank", json!({})).await, Ok(json!([])));
+    assert_eq!(yank().await.unwrap_err(), "Instance not found");
+    qmp(&monitor, "migrate", json!({"uri": "tcp:h:1"})).await.unwrap();
+    assert_eq!(qmp(&monitor, "query-yank", json!({})).await, Ok(migration()));
+    // One that does not exist, and none is yanked.
+    let both = json!({"instances": [{"type": "migration"}, {"type": "chardev", "id": "no"}]});
+    assert_eq!(qmp(&monitor, "yank", both).await.unwrap_err(), "Instance not found");
+    assert!(!asked(&puppet).await.iter().any(|asked| asked == "CutMigration"));
+    yank().await.unwrap();
+    assert_eq!(asked(&puppet).await.last().unwrap(), "CutMigration");
+    let lost = entered(MigrationState::Failed(ErrorDesc::new("lost")));
+    pull(&puppet, |puppet| puppet.tell(lost)).await;
+    assert_eq!(yank().await.unwrap_err(), "Instance not found");
+}

@@ -3,8 +3,9 @@
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use understudy::machine::dirty_rate::DirtyRate;
 use understudy::migration::message::{
-    CancelMigration, ContinueMigration, MigrationEvent, PauseMigration, Ping, RecoverIncoming,
-    Side, StartIncoming, StartMigration, StartPostcopy, UpdateParameters, UpdateSettings,
+    CancelMigration, ContinueMigration, CutMigration, MigrationEvent, PauseMigration, Ping,
+    RecoverIncoming, Side, StartIncoming, StartMigration, StartPostcopy, UpdateParameters,
+    UpdateSettings,
 };
 use understudy::migration::status::{ErrorDesc, MigrationState};
 use understudy::qmp::migration::MigrationLink;
@@ -144,6 +145,7 @@ plays! {
     ContinueMigration => Result<(), ErrorDesc>, |puppet, _, _ctx| puppet.answer.clone();
     StartPostcopy => Result<(), ErrorDesc>, |puppet, _, _ctx| puppet.answer.clone();
     PauseMigration => Result<(), ErrorDesc>, |puppet, _, _ctx| puppet.answer.clone();
+    CutMigration => (), |_puppet, _, _ctx| ();
     UpdateParameters => (), |_puppet, _, _ctx| ();
     Ping => (), |_puppet, _, _ctx| ();
 }

@@ -22,7 +22,7 @@ use crate::migration::ram::machine::RAM_NAME;
 use crate::migration::ram::saver::{RamSaver, Sent};
 use crate::migration::return_path::{RESUMED, ReturnMessage};
 use crate::migration::source::pace::Pace;
-use crate::migration::source::{Lifeline, Memory, Resume};
+use crate::migration::source::{Connect as _, Lifeline, Memory, Resume};
 use crate::migration::status::{ErrorDesc, MigrationState};
 use crate::migration::stream::{self, Record, StreamCommand};
 
@@ -133,7 +133,7 @@ impl Run {
         address: &Address,
         settings: &Settings,
     ) -> Result<(), ErrorDesc> {
-        let connecting = self.peers.connect.connect(address, settings);
+        let connecting = self.connect.connect(address, settings);
         let line = self.line.as_mut().ok_or_else(no_line)?;
         let back = line.back.as_mut().ok_or_else(no_line)?;
         let channel = tokio::select! {
@@ -338,7 +338,7 @@ impl Run {
     /// Agree with the destination on what it has, over a new channel.
     async fn resume(&mut self, resume: Resume, memory: &mut dyn Memory) -> Result<(), ErrorDesc> {
         let Resume { address, settings, opened } = resume;
-        let channel = self.peers.connect.connect(&address, &settings).await;
+        let channel = self.connect.connect(&address, &settings).await;
         // Nobody waits if the address is of a kind that is not waited for.
         let _ = opened.send(channel.as_ref().map(drop).map_err(Clone::clone));
         let longest = saver(memory)?.longest_bitmap();
