@@ -212,17 +212,13 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
         "character devices and sockets that are not there",
         &[
             "chardev-add.backend(socket).data.addr.type: lacks vsock",
-            "chardev-add.backend(socket).data: lacks member \"tn3270\"",
-            "chardev-add.backend(socket).data: lacks member \"websocket\"",
             "chardev-add.backend(udp).data.local.type: lacks vsock",
             "chardev-add.backend(udp).data.remote.type: lacks vsock",
-            "chardev-add.backend.type: lacks serial, parallel, hub, msmouse, wctablet, braille, testdev, spicevmc, spiceport, qemu-vdagent, dbus",
+            "chardev-add.backend.type: lacks parallel, msmouse, wctablet, braille, testdev, spicevmc, spiceport, qemu-vdagent, dbus",
             "chardev-change.backend(socket).data.addr.type: lacks vsock",
-            "chardev-change.backend(socket).data: lacks member \"tn3270\"",
-            "chardev-change.backend(socket).data: lacks member \"websocket\"",
             "chardev-change.backend(udp).data.local.type: lacks vsock",
             "chardev-change.backend(udp).data.remote.type: lacks vsock",
-            "chardev-change.backend.type: lacks serial, parallel, hub, msmouse, wctablet, braille, testdev, spicevmc, spiceport, qemu-vdagent, dbus",
+            "chardev-change.backend.type: lacks parallel, msmouse, wctablet, braille, testdev, spicevmc, spiceport, qemu-vdagent, dbus",
         ],
     ),
     ("there is no COLO", &["migrate-continue.state: lacks colo"]),
@@ -255,7 +251,9 @@ fn theirs() -> Option<Schema> {
     };
     reply();
     let mut ask = |command: &str| {
-        writeln!(to, "{}", json!({"execute": command})).expect("a pipe");
+        // At once: it may be gone when it has read enough of what says so.
+        let line = format!("{}\n", json!({"execute": command}));
+        to.write_all(line.as_bytes()).expect("a pipe");
         reply()["return"].take()
     };
     ask("qmp_capabilities");

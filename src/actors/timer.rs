@@ -64,6 +64,8 @@ pub struct TooManyTimers;
 struct Slot {
     /// Virtual nanoseconds; `NEVER` when disarmed.
     deadline: AtomicU64,
+    /// A reset of the machine leaves it armed.
+    outlives_reset: AtomicBool,
     /// Set once, by `TimerPort::connect`.
     outlet: OnceLock<Outlet<TimerFired>>,
 }
@@ -170,6 +172,15 @@ impl Timers {
     /// Take a slot whose deadlines are told to `fired`.
     pub fn register(&self, fired: Outlet<TimerFired>) -> Result<TimerLine, TooManyTimers> {
         Ok(self.reserve()?.connect(fired))
+    }
+
+    /// The same for who is no part of the machine: a reset does not disarm it.
+    pub fn register_outside(&self, fired: Outlet<TimerFired>) -> Result<TimerLine, TooManyTimers> {
+        let line = self.register(fired)?;
+        if let Some(slot) = self.shared.slots.get(line.slot as usize) {
+            slot.outlives_reset.store(true, Ordering::SeqCst);
+        }
+        Ok(line)
     }
 
     /// Where to send `ArmTimer`.
@@ -331,7 +342,9 @@ impl Handler<Reset> for TimerActor {
 
     fn handle(&mut self, _: Reset, _: &mut Self::Context) {
         for slot in self.shared.taken() {
-            slot.deadline.store(NEVER, Ordering::SeqCst);
+            if !slot.outlives_reset.load(Ordering::SeqCst) {
+                slot.deadline.store(NEVER, Ordering::SeqCst);
+            }
         }
     }
 }

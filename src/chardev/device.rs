@@ -493,12 +493,12 @@ impl Handler<Change> for Device {
         self.connector = None;
         self.terminal = None;
         self.input.clear();
-        if was_connected {
-            self.event(CharEvent::Closed);
-        }
         self.assume(parts);
-        if self.connected {
-            self.event(CharEvent::Opened);
+        // To a front end one that is open in another's place is the same connection.
+        match (was_connected, self.connected || self.first.is_some()) {
+            (true, false) => self.event(CharEvent::Closed),
+            (false, true) if self.connected => self.event(CharEvent::Opened),
+            _ => {}
         }
         self.begin(ctx);
         self.start_write(ctx);

@@ -10,16 +10,19 @@ use std::time::Duration;
 use rustix::event::{PollFd as Polled, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::OptionalActions;
+use rustix::termios::{ControlModes, OptionalActions};
 
 use super::device::{Connection, Connector, Ends, Source};
 use super::fd::{self, PollFd};
 use super::{ChardevError, words};
-use crate::net::descriptors::Descriptors;
+use crate::net::descriptors::{DescriptorError, Descriptors};
 use crate::terminal::RawMode;
 
 /// How often a pseudo-terminal that nobody has open is looked at.
 const PTY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Of a terminal of the host's.
+const SERIAL_SPEED: u32 = 115_200;
 
 fn open_error(path: &Path, error: &io::Error) -> ChardevError {
     ChardevError::Open { path: path.display().to_string(), reason: words(error) }
@@ -68,12 +71,19 @@ pub async fn file(
     input: Option<&Path>,
     descriptors: &Descriptors,
 ) -> Result<Source, ChardevError> {
-    let writer = create(out, append, descriptors).await?;
+    let not_given = |path: &Path, error: DescriptorError| ChardevError::Open {
+        path: path.display().to_string(),
+        reason: error.as_of_open().to_owned(),
+    };
+    let writer = create(out, append, descriptors).await.map_err(|error| match error {
+        ChardevError::Given(error) => not_given(out, error),
+        other => other,
+    })?;
     let reader = match input {
         None => None,
         Some(path) => {
             let file = match descriptors.open(path, OFlags::RDONLY) {
-                Some(given) => given?,
+                Some(given) => given.map_err(|error| not_given(path, error))?,
                 None => {
                     let opened = std::fs::File::open(path);
                     opened.map_err(|error| open_error(path, &error))?.into()
@@ -106,6 +116,27 @@ pub fn pipe(path: &Path) -> Result<Source, ChardevError> {
     };
     let reader = fd::reader(input).map_err(failed)?;
     let writer = fd::writer(output).map_err(failed)?;
+    Ok(Source::Fixed(Ends { reader: Some(reader), writer: Some(writer), ..Ends::default() }))
+}
+
+/// A terminal of the host's, raw, at 115200 baud, eight data bits, no parity and one stop bit.
+pub fn serial(path: &Path) -> Result<Source, ChardevError> {
+    let failed = |error: io::Error| open_error(path, &error);
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let output = opened.map_err(|error| failed(error.into()))?;
+    // What is no terminal works all the same.
+    if let Ok(mut modes) = rustix::termios::tcgetattr(&output) {
+        modes.make_raw();
+        modes.control_modes -= ControlModes::CSTOPB | ControlModes::CRTSCTS;
+        let set = modes
+            .set_speed(SERIAL_SPEED)
+            .and_then(|()| rustix::termios::tcsetattr(&output, OptionalActions::Now, &modes));
+        set.map_err(|error| failed(error.into()))?;
+    }
+    let input = output.try_clone().map_err(failed)?;
+    let (reader, writer) =
+        (fd::reader(input).map_err(failed)?, fd::writer(output).map_err(failed)?);
     Ok(Source::Fixed(Ends { reader: Some(reader), writer: Some(writer), ..Ends::default() }))
 }
 
@@ -144,7 +175,8 @@ pub fn pty(link: Option<&Path>) -> Result<Source, ChardevError> {
         rustix::termios::tcsetattr(&slave, OptionalActions::Now, &modes).map_err(failed)?;
     }
     if let Some(link) = link {
-        std::os::unix::fs::symlink(&name, link).map_err(|error| open_error(link, &error))?;
+        let linked = std::os::unix::fs::symlink(&name, link);
+        linked.map_err(|error| ChardevError::Link(words(&error)))?;
     }
     let pty = Pty { master, name, link: link.map(Path::to_owned) };
     Ok(Source::Connections { first: None, more: Some(Box::new(pty)) })

@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 
 use actix::{Message, Recipient};
 
+pub use super::front_ends::Place;
+
 /// Front end → back end: who the front end is. One front end at a time; a second `Attach`
 /// replaces the first. `CharEvent::Opened` follows at once when the back end is connected.
 #[derive(Debug, Clone, Message)]
@@ -82,4 +84,6 @@ pub struct CharBackend {
     pub attach: Recipient<Attach>,
     pub output: Recipient<CharOutput>,
     pub credit: Recipient<CharCredit>,
+    /// Where the front end tells whether it is open.
+    pub place: Place,
 }

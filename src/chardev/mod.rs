@@ -1,15 +1,17 @@
-//! Character devices: back ends (stdio, pty, socket, file, pipe, ring buffer, null, mux) as
+//! Character devices: back ends (stdio, pty, socket, file, pipe, ring buffer, null, mux, hub) as
 //! mailbox actors, and the messages between them and their front ends (UART, virtio console,
 //! monitors).
 //!
-//! `spec` says what to open, `open` opens it. Every back end but the multiplexer is one actor,
-//! `device`, over the two ends of a byte stream that `host` or `socket` provide.
+//! `spec` says what to open, `open` opens it. Every back end but the multiplexer and the hub is one
+//! actor, `device`, over the two ends of a byte stream that `host` or `socket` provide.
 #![forbid(unsafe_code)]
 
 pub mod address;
 mod device;
 pub mod fd;
+mod front_ends;
 mod host;
+mod hub;
 pub mod message;
 mod mux;
 pub mod options;
@@ -19,12 +21,14 @@ mod socket;
 pub mod spec;
 mod telnet;
 mod udp;
+mod websocket;
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Recipient};
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
@@ -32,6 +36,7 @@ use crate::net::descriptors::Descriptors;
 use crate::objects::{ObjectError, Objects};
 use crate::qom::Node;
 use device::{Change, Close, Device, Ends, Hangup, Parts, Source};
+use front_ends::{FrontEnds, Place};
 use message::{CharBackend, Detach, SendBreak};
 pub use registry::Chardevs;
 use ring::Ring;
@@ -39,6 +44,8 @@ use spec::{ChardevKind, ChardevSpec};
 
 /// Front ends that a multiplexer takes.
 pub const MAX_MUX: usize = 4;
+/// Back ends that a hub takes.
+pub const MAX_HUB: usize = 4;
 
 /// Why a character device cannot be opened. The option in front of it is the caller's to add.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +88,21 @@ pub enum ChardevError {
     PathTooLong { path: String },
     #[error("mux: base chardev {0} not found")]
     NoBase(String),
+    #[error("hub: 'chardevs' list is not defined")]
+    EmptyHub,
+    #[error("hub: chardev can't be found by id '{0}'")]
+    NoBaseOfHub(String),
+    #[error(
+        "hub: multiplexers and hub devices can't be stacked, check chardev '{0}', chardev should \
+         not be a hub device or have 'mux=on' enabled"
+    )]
+    StackedHub(String),
+    #[error("hub: too many uses of chardevs '{0}' (maximum is {MAX_HUB})")]
+    FullHub(String),
+    #[error("too many uses of multiplexed chardev '{0}' (maximum is {MAX_MUX})")]
+    FullMux(String),
+    #[error("Failed to create PTY symlink: {0}")]
+    Link(String),
     #[error("chardev '{0}' is already in use")]
     InUse(String),
     #[error("attempt to add duplicate property '{0}' to object (type 'container')")]
@@ -124,15 +146,17 @@ pub struct Chardev {
     pub filename: Arc<Mutex<String>>,
     what: Arc<Mutex<What>>,
     port: Port,
-    users: Arc<Mutex<Users>>,
+    /// What it is over, and its place there.
+    bases: Vec<(Chardev, Place)>,
+    front_ends: Arc<Mutex<FrontEnds>>,
     breaks: Recipient<SendBreak>,
 }
 
 #[derive(Debug, Clone)]
 enum Port {
     Device(Addr<Device>),
-    /// With what it is over.
-    Mux(Addr<mux::Mux>, Box<Chardev>),
+    Mux(Addr<mux::Mux>),
+    Hub(Addr<hub::Hub>),
 }
 
 /// What a device is until it is changed.
@@ -142,62 +166,74 @@ struct What {
     type_name: &'static str,
     /// The contents, if it is a ring buffer.
     ring: Option<Ring>,
-}
-
-/// Who uses a device.
-#[derive(Debug, Default)]
-struct Users {
-    count: usize,
-    /// The one there is goes on with another device in this one's place.
-    hotswap: bool,
+    /// QAPI `SocketAddress` of a socket: where it listens, or connects to.
+    address: Option<Value>,
 }
 
 impl Chardev {
     /// The back end for one more front end. Only a multiplexer serves several at a time.
     pub fn front_end(&self) -> CharBackend {
-        self.users.lock().count += 1;
+        let place = self.front_ends.lock().admit();
         match &self.port {
             Port::Device(device) => CharBackend {
                 attach: device.clone().recipient(),
                 output: device.clone().recipient(),
                 credit: device.clone().recipient(),
+                place,
             },
-            Port::Mux(mux, _) => mux::front_end(mux),
+            Port::Mux(mux) => mux::front_end(mux, place),
+            Port::Hub(hub) => CharBackend {
+                attach: hub.clone().recipient(),
+                output: hub.clone().recipient(),
+                credit: hub.clone().recipient(),
+                place,
+            },
         }
     }
 
     /// The back end for a front end that does not mind if `chardev-change` makes it another.
     pub fn front_end_of_any(&self) -> CharBackend {
-        self.users.lock().hotswap = true;
+        self.front_ends.lock().hotswap = true;
         self.front_end()
     }
 
     /// The object that it is, with its name.
     pub fn node(&self) -> (String, Node) {
-        let type_name = self.what.lock().type_name;
-        let mut device = Node::new(type_name);
-        if type_name == "chardev-socket" {
+        let what = self.what.lock();
+        let mut device = Node::new(what.type_name);
+        if let Some(address) = &what.address {
             device.set("connected", !self.filename.lock().starts_with("disconnected:"));
+            device.set("addr", address.clone());
         }
         (self.id.clone(), device)
     }
 
     /// A front end has taken it.
     pub fn has_front_end(&self) -> bool {
-        self.users.lock().count > 0
+        !self.front_ends.lock().is_empty()
     }
 
-    /// Whether another front end would find room.
-    pub fn has_room(&self) -> bool {
-        let most = if matches!(self.port, Port::Mux(..)) { MAX_MUX } else { 1 };
-        self.users.lock().count < most
+    /// The front end, that with the focus if there are several, is open.
+    pub fn is_front_end_open(&self) -> bool {
+        self.front_ends.lock().is_open()
     }
 
-    /// Its only front end is gone.
-    pub fn release(&self) {
-        *self.users.lock() = Users::default();
-        if let Port::Device(device) = &self.port {
-            device.do_send(Detach);
+    /// Whether another front end would find room; otherwise why not.
+    pub fn room(&self) -> Result<(), ChardevError> {
+        match &self.port {
+            _ if self.front_ends.lock().has_room() => Ok(()),
+            Port::Mux(_) => Err(ChardevError::FullMux(self.id.clone())),
+            Port::Device(_) | Port::Hub(_) => Err(ChardevError::InUse(self.id.clone())),
+        }
+    }
+
+    /// The front end at this place is gone.
+    pub fn release(&self, place: &Place) {
+        self.front_ends.lock().remove(place);
+        match &self.port {
+            Port::Device(device) => device.do_send(Detach),
+            Port::Mux(mux) => mux.do_send(mux::Leave(place.number())),
+            Port::Hub(hub) => hub.do_send(Detach),
         }
     }
 
@@ -231,11 +267,16 @@ impl Chardev {
     fn close(&self) {
         match &self.port {
             Port::Device(device) => device.do_send(Close),
-            Port::Mux(mux, base) => {
-                mux.do_send(Close);
-                base.release();
-            }
+            Port::Mux(mux) => mux.do_send(Close),
+            Port::Hub(hub) => hub.do_send(Close),
         }
+        self.bases.iter().for_each(|(base, place)| base.release(place));
+    }
+}
+
+impl What {
+    fn of_type(type_name: &'static str) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { type_name, ring: None, address: None }))
     }
 }
 
@@ -272,13 +313,15 @@ struct Opened {
 
 /// Open anything but a multiplexer. With `wait=on` this takes until a client has connected.
 async fn open_parts(spec: &ChardevSpec, context: &OpenContext) -> Result<Opened, ChardevError> {
-    let mut ring = None;
+    let (mut ring, mut address) = (None, None);
     let log = match &spec.log {
         None => None,
         Some(log) => Some(host::log(&log.path, log.append, &context.descriptors).await?),
     };
     let (source, filename) = match &spec.kind {
-        ChardevKind::Null | ChardevKind::Mux { .. } => (Source::Fixed(Ends::default()), "null"),
+        ChardevKind::Null | ChardevKind::Mux { .. } | ChardevKind::Hub { .. } => {
+            (Source::Fixed(Ends::default()), "null")
+        }
         ChardevKind::Vc => (Source::Fixed(Ends::default()), "vc"),
         ChardevKind::Ringbuf { size } => {
             let buffer = ring.insert(Ring::new(*size)).clone();
@@ -291,16 +334,21 @@ async fn open_parts(spec: &ChardevSpec, context: &OpenContext) -> Result<Opened,
             (host::file(out, *append, input, &context.descriptors).await?, "file")
         }
         ChardevKind::Pipe { path } => (host::pipe(path)?, "pipe"),
+        ChardevKind::Serial { path } => (host::serial(path)?, "serial"),
         ChardevKind::Udp(udp) => (udp::open(udp).await?, "udp"),
         ChardevKind::Pty { link } => (host::pty(link.as_deref())?, "pty"),
-        ChardevKind::Socket(socket) => (socket::open(socket, spec, context).await?, "socket"),
+        ChardevKind::Socket(socket) => {
+            let (source, at) = socket::open(socket, spec, context).await?;
+            address = Some(at);
+            (source, "socket")
+        }
     };
     let filename = match &source {
         Source::Connections { first: Some(connection), .. } => connection.filename.clone(),
         Source::Connections { first: None, more: Some(connector) } => connector.disconnected(),
         _ => filename.to_owned(),
     };
-    let what = What { type_name: spec.kind.type_name(), ring };
+    let what = What { type_name: spec.kind.type_name(), ring, address };
     Ok(Opened { parts: Parts { source, log }, filename, what })
 }
 
@@ -315,7 +363,8 @@ async fn open(spec: &ChardevSpec, context: &OpenContext) -> Result<Chardev, Char
         what: Arc::new(Mutex::new(what)),
         breaks: device.clone().recipient(),
         port: Port::Device(device),
-        users: Arc::default(),
+        bases: Vec::new(),
+        front_ends: Arc::new(Mutex::new(FrontEnds::up_to(1))),
     })
 }
 
@@ -326,17 +375,58 @@ fn multiplex(
     front_ends: usize,
     context: &OpenContext,
 ) -> Result<Chardev, ChardevError> {
-    if !base.has_room() || matches!(base.port, Port::Mux(..)) {
+    if matches!(base.port, Port::Mux(_)) {
         return Err(ChardevError::InUse(base.id.clone()));
     }
-    let mux = mux::Mux::start_on(base.front_end(), front_ends, context);
+    base.room()?;
+    let places = Arc::new(Mutex::new(FrontEnds::up_to(MAX_MUX)));
+    let backend = base.front_end();
+    // Open from the moment on when somebody is on the multiplexer.
+    backend.place.set_open(false);
+    let bases = vec![(base.clone(), backend.place.clone())];
+    let mux = mux::Mux::start_on(backend, Arc::clone(&places), front_ends, context);
     Ok(Chardev {
         id: id.to_owned(),
         filename: Arc::new(Mutex::new("mux".into())),
-        what: Arc::new(Mutex::new(What { type_name: "chardev-mux", ring: None })),
+        what: What::of_type("chardev-mux"),
         breaks: mux.clone().recipient(),
-        port: Port::Mux(mux, Box::new(base.clone())),
-        users: Arc::default(),
+        port: Port::Mux(mux),
+        bases,
+        front_ends: places,
+    })
+}
+
+/// A hub over devices that have no front ends.
+fn join(id: &str, bases: &[Chardev]) -> Result<Chardev, ChardevError> {
+    if bases.is_empty() {
+        return Err(ChardevError::EmptyHub);
+    }
+    let mut taken: Vec<(Chardev, CharBackend)> = Vec::new();
+    for base in bases {
+        let room = match base.port {
+            Port::Mux(_) | Port::Hub(_) => Err(ChardevError::StackedHub(base.id.clone())),
+            Port::Device(_) if taken.len() >= MAX_HUB => Err(ChardevError::FullHub(id.to_owned())),
+            Port::Device(_) => base.room(),
+        };
+        if let Err(error) = room {
+            taken.iter().for_each(|(base, backend)| base.release(&backend.place));
+            return Err(error);
+        }
+        let backend = base.front_end();
+        backend.place.set_open(false);
+        taken.push((base.clone(), backend));
+    }
+    let places = taken.iter().map(|(base, backend)| (base.clone(), backend.place.clone()));
+    let bases = places.collect();
+    let hub = hub::Hub::start_on(taken.into_iter().map(|(_, backend)| backend).collect());
+    Ok(Chardev {
+        id: id.to_owned(),
+        filename: Arc::new(Mutex::new("hub".into())),
+        what: What::of_type("chardev-hub"),
+        breaks: hub.clone().recipient(),
+        port: Port::Hub(hub),
+        bases,
+        front_ends: Arc::new(Mutex::new(FrontEnds::up_to(1))),
     })
 }
 

@@ -2,13 +2,15 @@
 //! input. Ctrl-a starts a command, as on QEMU's console.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
+use parking_lot::Mutex;
 
 use super::OpenContext;
 use super::device::Close;
+use super::front_ends::{FrontEnds, Place};
 use super::message::{
     Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten, SendBreak,
 };
@@ -38,15 +40,12 @@ const HELP: &str = "\n\r\
 
 const TERMINATED: &str = "QEMU: Terminated\n\r";
 
-/// Names one front end's port for as long as the process runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PortId(usize);
-
 /// What a front end says, with who says it.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct FromPort {
-    port: PortId,
+    /// The number of its place.
+    port: usize,
     what: PortMessage,
 }
 
@@ -60,7 +59,7 @@ enum PortMessage {
 /// What one front end holds: gives its messages a name and passes them on.
 #[derive(Debug)]
 struct MuxPort {
-    id: PortId,
+    id: usize,
     mux: Addr<Mux>,
 }
 
@@ -90,21 +89,25 @@ impl Handler<CharCredit> for MuxPort {
 }
 
 /// A back end for one more front end.
-pub fn front_end(mux: &Addr<Mux>) -> CharBackend {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let id = PortId(NEXT.fetch_add(1, Ordering::Relaxed));
-    let port = MuxPort { id, mux: mux.clone() }.start();
+pub fn front_end(mux: &Addr<Mux>, place: Place) -> CharBackend {
+    let port = MuxPort { id: place.number(), mux: mux.clone() }.start();
     CharBackend {
         attach: port.clone().recipient(),
         output: port.clone().recipient(),
         credit: port.recipient(),
+        place,
     }
 }
+
+/// The front end at this place is gone.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub usize);
 
 /// A front end.
 #[derive(Debug)]
 struct Front {
-    id: PortId,
+    id: usize,
     attach: Attach,
     credit: usize,
     input: VecDeque<u8>,
@@ -136,7 +139,7 @@ struct Batch {
 enum Then {
     Nothing,
     /// Tell the front end that its so many bytes are out.
-    Acknowledge(PortId, usize),
+    Acknowledge(usize, usize),
     Shutdown,
 }
 
@@ -145,7 +148,10 @@ enum Then {
 pub struct Mux {
     base: CharBackend,
     fronts: Vec<Front>,
-    focus: usize,
+    /// That which gets the input; `None` before there is one, and when it is gone.
+    focus: Option<usize>,
+    /// Where others see who has the focus.
+    places: Arc<Mutex<FrontEnds>>,
     /// Front ends after which the multiplexer is complete and opens.
     expected: usize,
     complete: bool,
@@ -195,11 +201,17 @@ impl Timestamps {
 
 impl Mux {
     /// Start a multiplexer over a back end.
-    pub fn start_on(base: CharBackend, front_ends: usize, context: &OpenContext) -> Addr<Self> {
+    pub(super) fn start_on(
+        base: CharBackend,
+        places: Arc<Mutex<FrontEnds>>,
+        front_ends: usize,
+        context: &OpenContext,
+    ) -> Addr<Self> {
         Self {
             base,
             fronts: Vec::new(),
-            focus: 0,
+            focus: None,
+            places,
             expected: front_ends,
             complete: false,
             base_open: false,
@@ -214,7 +226,8 @@ impl Mux {
         .start()
     }
 
-    fn attach(&mut self, port: PortId, attach: Attach) {
+    fn attach(&mut self, port: usize, attach: Attach) {
+        self.base.place.set_open(true);
         let index = match self.fronts.iter().position(|front| front.id == port) {
             Some(index) => {
                 self.fronts[index].attach = attach;
@@ -228,9 +241,9 @@ impl Mux {
             }
         };
         // At start the front end that was asked for last has the focus, whoever attaches first.
-        let newest = (0..self.fronts.len()).max_by_key(|&i| self.fronts[i].id.0);
+        let newest = (0..self.fronts.len()).max_by_key(|&i| self.fronts[i].id);
         self.set_focus(if self.complete { index } else { newest.unwrap_or(index) });
-        if self.focus != index {
+        if self.focus != Some(index) {
             self.fronts[index].event(CharEvent::MuxOut);
         }
         if self.complete {
@@ -253,18 +266,37 @@ impl Mux {
     }
 
     fn set_focus(&mut self, index: usize) {
-        let old = std::mem::replace(&mut self.focus, index);
-        if self.fronts.len() > 1 && old != index {
-            self.fronts[old].event(CharEvent::MuxOut);
+        let old = self.focus.replace(index).filter(|old| *old != index);
+        if let Some(old) = old.and_then(|old| self.fronts.get(old)) {
+            old.event(CharEvent::MuxOut);
         }
         self.fronts[index].event(CharEvent::MuxIn);
+        self.places.lock().focus = Some(self.fronts[index].id);
+        self.grant();
+    }
+
+    fn focused(&mut self) -> Option<&mut Front> {
+        self.focus.and_then(|focus| self.fronts.get_mut(focus))
+    }
+
+    fn leave(&mut self, port: usize) {
+        let Some(at) = self.fronts.iter().position(|front| front.id == port) else { return };
+        self.fronts.remove(at);
+        // What is typed is for nobody until Ctrl-a c gives another the focus.
+        self.focus = match self.focus {
+            Some(focus) if focus == at => None,
+            Some(focus) if focus > at => Some(focus - 1),
+            focus => focus,
+        };
         self.grant();
     }
 
     /// Let the back end read as much as there is room for.
     fn grant(&mut self) {
-        let Some(front) = self.fronts.get(self.focus) else { return };
-        let held = front.input.len();
+        if self.fronts.is_empty() {
+            return;
+        }
+        let held = self.focused().map_or(0, |front| front.input.len());
         let room = BUFFER.saturating_sub(held + self.granted);
         if room > 0 {
             self.granted += room;
@@ -283,7 +315,7 @@ impl Mux {
                 self.command(*byte, ctx);
                 continue;
             }
-            if let Some(front) = self.fronts.get_mut(self.focus) {
+            if let Some(front) = self.focused() {
                 front.input.push_back(*byte);
             }
         }
@@ -301,15 +333,18 @@ impl Mux {
                 ctx.run_later(LAST_WORD, |mux, _| mux.shut_down());
             }
             b'b' => {
-                if let Some(front) = self.fronts.get_mut(self.focus) {
+                if let Some(front) = self.focused() {
                     // What was typed before the break comes before it.
                     front.deliver();
                     front.event(CharEvent::Break);
                 }
             }
             b'c' if !self.fronts.is_empty() => {
-                self.fronts[self.focus].deliver();
-                self.set_focus((self.focus + 1) % self.fronts.len());
+                if let Some(front) = self.focused() {
+                    front.deliver();
+                }
+                let next = self.focus.map_or(0, |focus| focus + 1);
+                self.set_focus(next % self.fronts.len());
             }
             b't' => {
                 self.timestamps = match self.timestamps {
@@ -432,9 +467,17 @@ impl Handler<SendBreak> for Mux {
     type Result = ();
 
     fn handle(&mut self, _: SendBreak, _: &mut Self::Context) {
-        if let Some(front) = self.fronts.get(self.focus) {
+        if let Some(front) = self.focused() {
             front.event(CharEvent::Break);
         }
+    }
+}
+
+impl Handler<Leave> for Mux {
+    type Result = ();
+
+    fn handle(&mut self, Leave(port): Leave, _: &mut Self::Context) {
+        self.leave(port);
     }
 }
 

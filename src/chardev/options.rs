@@ -25,11 +25,13 @@ const RINGBUF_MAX: usize = 1 << 30;
 #[serde(rename = "union type", rename_all = "kebab-case")]
 pub enum ChardevBackend {
     File { data: ChardevFile },
+    Serial { data: ChardevHostdev },
     Pipe { data: ChardevHostdev },
     Socket { data: ChardevSocket },
     Udp { data: ChardevUdp },
     Pty { data: ChardevPty },
     Null { data: ChardevCommon },
+    Hub { data: ChardevHub },
     Mux { data: ChardevMux },
     Stdio { data: ChardevStdio },
     Vc { data: ChardevVc },
@@ -38,8 +40,10 @@ pub enum ChardevBackend {
 }
 
 /// Every kind, in the order in which QEMU lists them.
-pub const KINDS: [&str; 11] =
-    ["stdio", "pty", "file", "udp", "memory", "vc", "socket", "null", "pipe", "mux", "ringbuf"];
+pub const KINDS: [&str; 13] = [
+    "stdio", "pty", "serial", "file", "udp", "memory", "vc", "socket", "null", "hub", "pipe",
+    "mux", "ringbuf",
+];
 
 macro_rules! options {
     ($($(#[$doc:meta])* $name:ident {
@@ -89,6 +93,8 @@ options! {
         wait: Option<bool>,
         nodelay: Option<bool>,
         telnet: Option<bool>,
+        tn3270: Option<bool>,
+        websocket: Option<bool>,
         /// In seconds.
         reconnect: Option<i64>,
         reconnect_ms: Option<i64>,
@@ -103,6 +109,11 @@ options! {
     /// QAPI `ChardevPty`.
     ChardevPty {
         path: Option<PathBuf>,
+    }
+
+    /// QAPI `ChardevHub`.
+    ChardevHub {
+        chardevs: Vec<String>,
     }
 
     /// QAPI `ChardevMux`.
@@ -152,6 +163,12 @@ impl ChardevBackend {
             }
             Self::Pty { data } => (ChardevKind::Pty { link: data.path.clone() }, data.log()),
             Self::Mux { data } => (ChardevKind::Mux { chardev: data.chardev.clone() }, data.log()),
+            Self::Hub { data } => {
+                (ChardevKind::Hub { chardevs: data.chardevs.clone() }, data.log())
+            }
+            Self::Serial { data } => {
+                (ChardevKind::Serial { path: data.device.clone() }, data.log())
+            }
             Self::Pipe { data } => (ChardevKind::Pipe { path: data.device.clone() }, data.log()),
             Self::File { data } => {
                 let (out, input) = (data.out.clone(), data.input.clone());
@@ -193,10 +210,11 @@ impl ChardevUdp {
             SocketAddressLegacy::Inet { data } => Ok(Host::from(data.clone())),
             _ => refused("socket type unsupported for datagram"),
         };
-        Ok(UdpSpec {
-            remote: inet(&self.remote)?,
-            local: self.local.as_ref().map(inet).transpose()?,
-        })
+        let remote = inet(&self.remote)?;
+        if remote.port.is_empty() {
+            return refused("remote port not specified");
+        }
+        Ok(UdpSpec { remote, local: self.local.as_ref().map(inet).transpose()? })
     }
 }
 
@@ -224,12 +242,16 @@ impl ChardevSocket {
         if server && self.reconnect.is_some() {
             return refused("'reconnect' option is incompatible with socket in server listen mode");
         }
+        if !server && self.websocket == Some(true) {
+            return refused("Websocket client is not implemented");
+        }
         if !server && self.wait.is_some() {
             return refused("'wait' option is incompatible with socket in client connect mode");
         }
         if self.reconnect.is_some() && self.reconnect_ms.is_some() {
             return refused("'reconnect' and 'reconnect-ms' are mutually exclusive");
         }
+        let given = self.addr.flat();
         let address = match self.addr.clone() {
             SocketAddressLegacy::Inet { data } => {
                 SocketAddress::Inet { to: data.to, at: data.into() }
@@ -244,15 +266,15 @@ impl ChardevSocket {
         let interval = u64::try_from(milliseconds.or(self.reconnect_ms).unwrap_or(0)).unwrap_or(0);
         // A client of a socket that is there already has nowhere to connect to again.
         let reconnects = interval > 0 && !matches!(address, SocketAddress::Fd(_));
-        if interval > u64::from(u32::MAX) * 1000 {
-            return refused("reconnect interval is too long (at most 4294967295 seconds)");
-        }
         Ok(SocketSpec {
             address,
             server,
             wait: server && self.wait.unwrap_or(false),
             nodelay: self.nodelay.unwrap_or(false),
             telnet: self.telnet.unwrap_or(false),
+            tn3270: self.tn3270.unwrap_or(false),
+            websocket: self.websocket.unwrap_or(false),
+            given,
             reconnect: reconnects.then_some(Duration::from_millis(interval)),
             tls: self
                 .tls_creds

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::spec::{ChardevKind, ChardevSpec};
 use super::{
-    Change, Chardev, ChardevError, OpenContext, Opened, Port, multiplex, open, open_parts,
+    Change, Chardev, ChardevError, OpenContext, Opened, Port, join, multiplex, open, open_parts,
 };
 use crate::qmp::hash_order::HashOrder;
 
@@ -32,7 +32,8 @@ struct Table {
 
 impl Table {
     fn insert(&mut self, chardev: Chardev) -> Result<(), ChardevError> {
-        if self.open.contains_key(&chardev.id) {
+        // Every object has a property that says what it is.
+        if chardev.id == "type" || self.open.contains_key(&chardev.id) {
             chardev.close();
             return Err(ChardevError::Duplicate(chardev.id));
         }
@@ -116,6 +117,13 @@ impl Chardevs {
             self.0.table.lock().insert(mux.clone())?;
             return Ok(mux);
         }
+        if let ChardevKind::Hub { chardevs } = &spec.kind {
+            let missing = |id: &String| ChardevError::NoBaseOfHub(id.clone());
+            let find = |id: &String| self.get(id).ok_or_else(|| missing(id));
+            let hub = join(&spec.id, &chardevs.iter().map(find).collect::<Result<Vec<_>, _>>()?)?;
+            self.0.table.lock().insert(hub.clone())?;
+            return Ok(hub);
+        }
         let is_stdio = matches!(spec.kind, ChardevKind::Stdio { .. });
         if is_stdio && self.list().iter().any(|other| *other.filename.lock() == "stdio") {
             return Err(ChardevError::StdioInUse);
@@ -160,7 +168,7 @@ impl Chardevs {
             self.0.table.lock().remove(id);
             return Ok(None);
         }
-        if !chardev.users.lock().hotswap {
+        if !chardev.front_ends.lock().hotswap {
             return Err(ChardevError::NoHotswap);
         }
         let spec = spec()?;
@@ -169,6 +177,9 @@ impl Chardevs {
                 None => ChardevError::NoBase(base.clone()),
                 Some(_) => ChardevError::MuxHotswap,
             });
+        }
+        if let ChardevKind::Hub { .. } = &spec.kind {
+            return Err(ChardevError::MuxHotswap);
         }
         let Opened { parts, filename, what } =
             open_parts(&spec, &self.context_of_clients()).await?;

@@ -13,14 +13,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, sockopt};
-use tokio::io::{AsyncRead, AsyncWriteExt as _, Interest, ReadBuf};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
-use super::device::{Connection, Connector, Ends, Passed, Reader, Source, Writer};
+use super::device::{Connection, Connector, Ends, Passed, Source};
 use super::spec::{ChardevSpec, Host, SocketAddress, SocketSpec, TlsSpec};
-use super::telnet::{self, Telnet};
-use super::{ChardevError, OpenContext, words};
+use super::telnet::Telnet;
+use super::{ChardevError, OpenContext, address, websocket, words};
 use crate::net::inherited;
 use crate::net::resolve::{self, Families, ResolveError};
 use crate::net::unix_path::{SUN_PATH, UnixPath};
@@ -33,12 +34,13 @@ const MESSAGE_MAX: usize = 16;
 /// Before accepting again after an error of the host, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Open a socket back end.
+/// Open a socket back end: where its connections come from, and QAPI's `SocketAddress` of where it
+/// listens or connects to.
 pub async fn open(
     socket: &SocketSpec,
     spec: &ChardevSpec,
     context: &OpenContext,
-) -> Result<Source, ChardevError> {
+) -> Result<(Source, Value), ChardevError> {
     if let Some(tls) = &socket.tls {
         // What is wrong with them already is said at once.
         let side = if socket.server { Endpoint::Server } else { Endpoint::Client };
@@ -54,15 +56,17 @@ pub async fn open(
         };
         if let SocketAddress::Fd(fd) = &socket.address {
             let first = adopt_stream(fd, socket, context)?;
-            return Ok(Source::Connections { first: Some(first), more: None });
+            let source = Source::Connections { first: Some(first), more: None };
+            return Ok((source, socket.given.clone()));
         }
-        return Ok(match socket.reconnect {
+        let source = match socket.reconnect {
             Some(_) => Source::Connections { first: None, more: Some(Box::new(client)) },
             None => {
                 let first = Some(client.connect_once().await?);
                 Source::Connections { first, more: None }
             }
-        });
+        };
+        return Ok((source, socket.given.clone()));
     }
     let mut server = listen(socket, context).await?;
     let mut first = None;
@@ -74,7 +78,8 @@ pub async fn open(
         ));
         first = Some(server.accept().await);
     }
-    Ok(Source::Connections { first, more: Some(Box::new(server)) })
+    let address = server.listener.address();
+    Ok((Source::Connections { first, more: Some(Box::new(server)) }, address))
 }
 
 fn tcp_name(stream: &TcpStream, socket: &SocketSpec) -> String {
@@ -98,11 +103,8 @@ async fn over_tcp(
     // Refused only for a socket that is dead already, which reading it will show.
     let _ = stream.set_nodelay(socket.nodelay);
     let filename = tcp_name(&stream, socket);
-    let (reader, mut writer): (Reader, Writer) = match &socket.tls {
-        None => {
-            let (reader, writer) = stream.into_split();
-            (Box::new(reader), Box::new(writer))
-        }
+    let ends = match &socket.tls {
+        None => speak(stream, over_split, socket).await?,
         Some(TlsSpec { credentials, authorization }) => {
             let secured = if socket.server {
                 let ours = objects.server_tls(credentials, authorization.as_deref())?;
@@ -114,16 +116,47 @@ async fn over_tcp(
                 };
                 tls::connect(stream, &objects.client_tls(credentials, None)?, host).await?
             };
-            let (reader, writer) = tokio::io::split(secured);
-            (Box::new(reader), Box::new(writer))
+            let split = |secured| {
+                let (reader, writer) = tokio::io::split(secured);
+                of_halves(reader, writer)
+            };
+            speak(secured, split, socket).await?
         }
     };
-    let telnet = (socket.telnet && socket.server).then(Telnet::default);
-    if telnet.is_some() {
-        writer.write_all(&telnet::OFFER).await?;
-    }
-    let ends = Ends { reader: Some(reader), writer: Some(writer), passed: None, telnet };
     Ok(Connection { ends, filename })
+}
+
+/// Agree with the peer on what is spoken over the stream, which is bytes alone unless a server is
+/// told otherwise.
+async fn speak<S>(
+    stream: S,
+    plain: impl FnOnce(S) -> Ends,
+    socket: &SocketSpec,
+) -> Result<Ends, ConnectionError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut ends = if socket.websocket { websocket::accept(stream).await? } else { plain(stream) };
+    if socket.server && (socket.telnet || socket.tn3270) {
+        let telnet = ends.telnet.insert(Telnet::new(socket.tn3270));
+        if let Some(writer) = &mut ends.writer {
+            writer.write_all(telnet.offer()).await?;
+            writer.flush().await?;
+        }
+    }
+    Ok(ends)
+}
+
+fn of_halves(
+    reader: impl AsyncRead + Send + Unpin + 'static,
+    writer: impl AsyncWrite + Send + Unpin + 'static,
+) -> Ends {
+    Ends { reader: Some(Box::new(reader)), writer: Some(Box::new(writer)), ..Ends::default() }
+}
+
+fn over_split(stream: TcpStream) -> Ends {
+    let (reader, writer) = stream.into_split();
+    of_halves(reader, writer)
 }
 
 /// Why a connection that was made cannot be used.
@@ -140,17 +173,11 @@ enum ConnectionError {
     Accept(io::Error),
 }
 
-fn over_unix(stream: UnixStream, filename: String) -> Connection {
+fn over_unix(stream: UnixStream) -> Ends {
     let (half, writer) = stream.into_split();
     let passed = Passed::default();
     let reader = PassingReader { half, passed: Arc::clone(&passed) };
-    let ends = Ends {
-        reader: Some(Box::new(reader)),
-        writer: Some(Box::new(writer)),
-        passed: Some(passed),
-        telnet: None,
-    };
-    Connection { ends, filename }
+    Ends { passed: Some(passed), ..of_halves(reader, writer) }
 }
 
 /// What comes over a UNIX socket: bytes, and descriptors along with them.
@@ -284,7 +311,7 @@ fn adopt_stream(
         let peer = stream.peer_addr().ok();
         let path = peer.as_ref().and_then(|peer| peer.as_pathname());
         let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-        Ok(over_unix(stream, format!("unix:{path}")))
+        Ok(Connection { ends: over_unix(stream), filename: format!("unix:{path}") })
     } else {
         let stream = std::net::TcpStream::from(owned);
         stream.set_nonblocking(true).map_err(failed)?;
@@ -292,13 +319,7 @@ fn adopt_stream(
         // Without TLS and telnet, which a descriptor does not have at this end.
         let filename = tcp_name(&stream, socket);
         let _ = stream.set_nodelay(socket.nodelay);
-        let (reader, writer) = stream.into_split();
-        let ends = Ends {
-            reader: Some(Box::new(reader)),
-            writer: Some(Box::new(writer)),
-            ..Ends::default()
-        };
-        Ok(Connection { ends, filename })
+        Ok(Connection { ends: over_split(stream), filename })
     }
 }
 
@@ -381,6 +402,27 @@ async fn listen(socket: &SocketSpec, context: &OpenContext) -> Result<Server, Ch
 }
 
 impl Listener {
+    /// QAPI's `SocketAddress` of where it listens.
+    fn address(&self) -> Value {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or(Value::Null, address::inet),
+            Self::Unix(listener) => {
+                let at = listener.local_addr().ok();
+                let name = at.as_ref().and_then(|at| at.as_abstract_name());
+                let Some(name) = name else {
+                    let path = at.as_ref().and_then(|at| at.as_pathname());
+                    let path = path.map(|path| path.display().to_string());
+                    return address::unix(&path.unwrap_or_default(), None, None);
+                };
+                // One that fills the address goes on with zeroes.
+                let tight = name.len() < SUN_PATH - 1;
+                let end = name.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                let text = String::from_utf8_lossy(&name[..end]);
+                address::unix(&text, Some(true), Some(tight))
+            }
+        }
+    }
+
     /// Where it listens, as `query-chardev` writes it, and the path of that if it has one.
     fn name(&self, socket: &SocketSpec) -> (String, String) {
         match self {
@@ -445,7 +487,9 @@ impl Server {
                 },
                 Listener::Unix(listener) => match listener.accept().await {
                     Ok((stream, _)) => {
-                        Ok(over_unix(stream, format!("unix:{},server=on", self.path)))
+                        let filename = format!("unix:{},server=on", self.path);
+                        let ends = speak(stream, over_unix, &self.socket).await;
+                        ends.map(|ends| Connection { ends, filename })
                     }
                     Err(error) => Err(ConnectionError::Accept(error)),
                 },
@@ -524,7 +568,7 @@ impl Client {
                 stream.set_nonblocking(true).map_err(failed)?;
                 let stream = UnixStream::from_std(stream).map_err(failed)?;
                 let name = if *is_abstract { String::new() } else { path.display().to_string() };
-                Ok(over_unix(stream, format!("unix:{name}")))
+                Ok(Connection { ends: over_unix(stream), filename: format!("unix:{name}") })
             }
             // Adopted when the device was opened; there is no second one.
             SocketAddress::Fd(fd) => Err(ChardevError::NotASocket { fd: fd.clone() }),
@@ -535,7 +579,11 @@ impl Client {
 impl SocketSpec {
     /// What `query-chardev` calls the protocol over TCP.
     fn protocol(&self) -> &'static str {
-        if self.telnet { "telnet" } else { "tcp" }
+        match self {
+            Self { telnet: true, .. } => "telnet",
+            Self { websocket: true, .. } => "websocket",
+            _ => "tcp",
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
+
 /// A character device to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChardevSpec {
@@ -60,6 +62,14 @@ pub enum ChardevKind {
     Udp(UdpSpec),
     /// A text console, of which nobody sees anything.
     Vc,
+    /// A terminal of the host's, such as a serial port.
+    Serial {
+        path: PathBuf,
+    },
+    /// One front end on several character devices.
+    Hub {
+        chardevs: Vec<String>,
+    },
     /// A multiplexer over character device `chardev` (`mux` of the spec is not needed then).
     Mux {
         chardev: String,
@@ -79,6 +89,8 @@ impl ChardevKind {
             Self::Socket(_) => "chardev-socket",
             Self::Udp(_) => "chardev-udp",
             Self::Vc => "chardev-vc",
+            Self::Serial { .. } => "chardev-serial",
+            Self::Hub { .. } => "chardev-hub",
             Self::Mux { .. } => "chardev-mux",
         }
     }
@@ -96,10 +108,16 @@ pub struct SocketSpec {
     pub nodelay: bool,
     /// Offer the client telnet's options, and take out what it says of them.
     pub telnet: bool,
+    /// The same for a 3270 terminal's.
+    pub tn3270: bool,
+    /// Take clients that speak WebSocket.
+    pub websocket: bool,
     /// A client that is refused or dropped tries again after this long.
     pub reconnect: Option<Duration>,
     /// Speak TLS (TCP, or a listening socket of the parent's).
     pub tls: Option<TlsSpec>,
+    /// QAPI `SocketAddress`, as it was given.
+    pub given: Value,
 }
 
 /// `tls-creds=` and `tls-authz=`: identifiers of objects.

@@ -7,7 +7,7 @@ use super::{CliError, Given, OptionError, Step, refused, value};
 use crate::chardev::address::{FdAddress, SocketAddressLegacy};
 use crate::chardev::options::{ChardevSocket, KINDS, ringbuf_size};
 use crate::chardev::spec::{ChardevKind, ChardevSpec, Host, LogSpec, UdpSpec};
-use crate::chardev::{ChardevError, MAX_MUX};
+use crate::chardev::{ChardevError, MAX_HUB, MAX_MUX};
 use crate::machine::spec::{BoardKind, MachineSpec, MonitorMode, MonitorSpec, QtestLog, QtestSpec};
 use crate::migration::channel::{InetAddress, UnixAddress};
 
@@ -315,10 +315,12 @@ pub fn check_use(
     let serials = spec.serials.iter().flatten().filter(|serial| *serial == id).count();
     let monitors = spec.monitors.iter().filter(|monitor| monitor.chardev == id).count();
     let devices = spec.devices.iter().filter(|device| device.prop("chardev") == Some(id)).count();
-    let muxes = chardevs
-        .iter()
-        .filter(|chardev| matches!(&chardev.kind, ChardevKind::Mux { chardev } if chardev == id))
-        .count();
+    let over = |chardev: &ChardevSpec| match &chardev.kind {
+        ChardevKind::Mux { chardev } => usize::from(chardev == id),
+        ChardevKind::Hub { chardevs } => chardevs.iter().filter(|base| *base == id).count(),
+        _ => 0,
+    };
+    let muxes: usize = chardevs.iter().map(over).sum();
     let qtest = usize::from(spec.qtest.as_ref().is_some_and(|qtest| qtest.chardev == id));
     let users = serials + monitors + devices + muxes + qtest;
     let mux =
@@ -389,6 +391,10 @@ pub fn compat(id: String, text: &str, origin: &str) -> Result<ChardevSpec, Optio
                 set("localport", port);
             }
         }
+        _ if name.starts_with("/dev/") => {
+            set("backend", "serial");
+            set("path", name);
+        }
         _ => return Err(invalid()),
     }
     let mut chardev = chardev(id, opts, origin)?;
@@ -437,6 +443,14 @@ fn chardev(id: String, mut opts: Opts, origin: &str) -> Result<ChardevSpec, Opti
         }
         "socket" => ChardevKind::Socket(socket(&mut opts)?.spec().map_err(of_options)?),
         "udp" => ChardevKind::Udp(udp(&mut opts)?),
+        "serial" | "tty" => match opts.take("path") {
+            Some(path) => ChardevKind::Serial { path: path.into() },
+            None => return refused("chardev: serial/tty: no device path given"),
+        },
+        "hub" => {
+            let chardevs = (0..MAX_HUB).map_while(|i| opts.take(&format!("chardevs.{i}")));
+            ChardevKind::Hub { chardevs: chardevs.collect() }
+        }
         "mux" => match opts.take("chardev") {
             Some(chardev) => ChardevKind::Mux { chardev },
             None => return refused("chardev: mux: no chardev given"),
@@ -486,7 +500,7 @@ fn udp(opts: &mut Opts) -> Result<UdpSpec, OptionError> {
 fn socket(opts: &mut Opts) -> Result<ChardevSocket, OptionError> {
     let addr = match (opts.take("path"), opts.take("fd"), opts.take("host")) {
         (Some(path), None, None) => {
-            let is_abstract = opts.take_switch("abstract")?;
+            let is_abstract = Some(opts.take_switch("abstract")?.unwrap_or(false));
             let tight = Some(opts.take_switch("tight")?.unwrap_or(true));
             let data = UnixAddress { path: path.into(), is_abstract, tight };
             SocketAddressLegacy::Unix { data }
@@ -513,11 +527,6 @@ fn socket(opts: &mut Opts) -> Result<ChardevSocket, OptionError> {
     if delay.is_some() && nodelay.is_some() {
         return refused("'delay' and 'nodelay' are mutually exclusive");
     }
-    for name in ["tn3270", "websocket"] {
-        if opts.take_switch(name)?.unwrap_or(false) {
-            return refused(format!("{name}=on is not available"));
-        }
-    }
     let server = opts.take_switch("server")?.unwrap_or(false);
     let wait = opts.take_switch("wait")?;
     let number = |n: Option<u64>| n.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
@@ -529,6 +538,8 @@ fn socket(opts: &mut Opts) -> Result<ChardevSocket, OptionError> {
         wait: if server { Some(wait.unwrap_or(true)) } else { wait },
         nodelay: Some(nodelay.unwrap_or(false) || delay == Some(false)),
         telnet: opts.take_switch("telnet")?,
+        tn3270: opts.take_switch("tn3270")?,
+        websocket: opts.take_switch("websocket")?,
         reconnect: number(opts.take_number("reconnect")?),
         reconnect_ms: number(opts.take_number("reconnect-ms")?),
         ..ChardevSocket::default()

@@ -13,7 +13,7 @@ use super::message::{Announce, PlugDevice, PropertyValue, UnplugDevice, VmEvent}
 use super::models;
 use super::spec::DeviceSpec;
 use crate::actors::outlet::Outlet;
-use crate::chardev::message::PortOpened;
+use crate::chardev::message::{Place, PortOpened};
 use crate::chardev::{Chardev, Chardevs};
 use crate::devices::virtio::console::{PlugPort, PortBus, UnplugPort};
 use crate::devices::virtio::create::{self, PortDevice};
@@ -61,7 +61,8 @@ pub struct PluggedPort {
     /// Index of its bus.
     pub bus: usize,
     pub nr: u32,
-    pub chardev: Option<String>,
+    /// Its back end, and its place there.
+    pub chardev: Option<(String, Place)>,
 }
 
 /// What the board has from the start.
@@ -182,17 +183,16 @@ impl Hotplug {
         let (model, name, value) = (model.name, "chardev", id.to_owned());
         let found = self.chardevs.get(id);
         let found = found.ok_or(DeviceError::NoSuchBackend { model, name, value })?;
-        match found.has_room() {
-            true => Ok(found),
-            false => refused(format!(
-                "Property '{model}.{name}' can't take value '{id}': chardev '{id}' is already in \
-                 use"
-            )),
+        match found.room() {
+            Ok(()) => Ok(found),
+            Err(why) => {
+                refused(format!("Property '{model}.{name}' can't take value '{id}': {why}"))
+            }
         }
     }
 
     /// The bus has taken the port.
-    fn plugged(&mut self, spec: DeviceSpec, bus: usize, nr: u32, chardev: Option<String>) {
+    fn plugged(&mut self, spec: DeviceSpec, bus: usize, nr: u32, chardev: Option<(String, Place)>) {
         let mut node = device_node(&spec);
         node.set("nr", nr);
         node.set("hotplugged", true);
@@ -267,14 +267,15 @@ impl Handler<PlugDevice> for Hotplug {
         };
         // Nobody else is to have them while the bus decides.
         self.parts.ids.extend(spec.id.clone());
-        let backend = chardev.as_ref().map(Chardev::front_end);
+        let backend = chardev.as_ref().map(Chardev::front_end_of_any);
+        let chardev = chardev.zip(backend.as_ref().map(|backend| backend.place.clone()));
         let announce = spec.id.clone().map(|id| (id, self.parts.ports_opened.clone()));
         let answer = place.ports.plug.send(PlugPort { port, backend, announce });
         let answer = async move { tokio::time::timeout(LIMIT, answer).await };
         Box::pin(answer.into_actor(self).map(move |answer, hotplug: &mut Self, _| {
             let refusal = match answer {
                 Ok(Ok(Ok(nr))) => {
-                    let chardev = chardev.map(|chardev| chardev.id);
+                    let chardev = chardev.map(|(chardev, place)| (chardev.id, place));
                     hotplug.plugged(spec, bus, nr, chardev);
                     return Ok(());
                 }
@@ -282,8 +283,8 @@ impl Handler<PlugDevice> for Hotplug {
                 Ok(Err(_)) => HotplugError::Refused("the bus has failed".to_owned()),
                 Err(_) => HotplugError::Refused("the bus does not answer".to_owned()),
             };
-            if let Some(chardev) = chardev {
-                chardev.release();
+            if let Some((chardev, place)) = chardev {
+                chardev.release(&place);
             }
             if let Some(id) = &spec.id {
                 hotplug.parts.ids.remove(id);
@@ -309,8 +310,10 @@ impl Handler<UnplugDevice> for Hotplug {
             bus.ports.unplug.do_send(UnplugPort { nr: port.nr });
         }
         // The bus hears nothing of it any more when the next front end attaches.
-        if let Some(chardev) = port.chardev.and_then(|id| self.chardevs.get(&id)) {
-            chardev.release();
+        if let Some((id, place)) = port.chardev
+            && let Some(chardev) = self.chardevs.get(&id)
+        {
+            chardev.release(&place);
         }
         if let Some(id) = &port.id {
             self.parts.ids.remove(id);

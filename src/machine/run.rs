@@ -31,6 +31,7 @@ use crate::qmp::commands::preconfig::Preconfig;
 use crate::qmp::link::{MachineInfo, MachineLink, MachineType, RamBlockInfo};
 use crate::qmp::migration::MigrationLink;
 use crate::qmp::monitor::{ConnectMigration, Drain, Listen, Monitor};
+use crate::qmp::throttle::MeasureBy;
 use crate::qom::Qom;
 use crate::qtest::log::Log;
 use crate::qtest::session::{Delivered, SessionParts};
@@ -84,10 +85,11 @@ async fn machine(
     let objects = make_objects(&spec).await?;
     let chardevs = open_chardevs(&spec, &shutdown, &descriptors, &objects).await?;
     let backend = |id: &str| Some(chardevs.get(id)?.front_end());
+    let of_devices = |id: &str| Some(chardevs.get(id)?.front_end_of_any());
     // On a multiplexer the front end that is made last has the focus: the serial port's.
     let monitors: Vec<_> = spec.monitors.iter().map(|m| (m.mode, backend(&m.chardev))).collect();
     let serial = spec.serials.first().and_then(Option::as_deref);
-    let serial = serial.and_then(|id| Some(chardevs.get(id)?.front_end_of_any()));
+    let serial = serial.and_then(of_devices);
 
     let qtest_backend = spec.qtest.as_ref().and_then(|qtest| backend(&qtest.chardev));
     let qtest_log = spec.qtest.as_ref().map(|qtest| open_qtest_log(&qtest.log)).transpose()?;
@@ -102,7 +104,7 @@ async fn machine(
     });
     let exit_of_migration = exit.clone();
     let connections = Connections {
-        chardevs: &backend,
+        chardevs: &of_devices,
         serial,
         embedded_guest,
         objects: &objects,
@@ -148,6 +150,9 @@ async fn machine(
     let qtest = qtest_log.and_then(|log| {
         let QtestParts { memory, gpios, clock, harts } = machine.qtest.take()?;
         let backend = qtest_backend?;
+        if let Some(clock) = &clock {
+            monitor.do_send(MeasureBy(clock.clone()));
+        }
         let parts = SessionParts { backend, memory, gpios, clock, harts, log };
         Some(qtest::session::attach(parts))
     });

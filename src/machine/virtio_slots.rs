@@ -152,6 +152,7 @@ pub(super) fn plug_all(
                     None => None,
                 };
                 let chardev = port.chardev.clone();
+                let place = backend.as_ref().map(|backend| backend.place.clone());
                 // A port without an identifier cannot be told apart.
                 let announce = device.id.clone().map(|id| (id, board.ports_opened.clone()));
                 let number = bus.add(port, backend, announce).map_err(|e| refused(device, e))?;
@@ -160,7 +161,7 @@ pub(super) fn plug_all(
                     path: qom_path(spec, device),
                     bus: bus_index,
                     nr: number,
-                    chardev,
+                    chardev: chardev.zip(place),
                 });
                 plugged.push(Plugged {
                     device: index,

@@ -229,6 +229,18 @@ impl Descriptors {
     }
 }
 
+impl DescriptorError {
+    /// The same as who opens a file is told it.
+    pub fn as_of_open(&self) -> &str {
+        match self {
+            Self::NoSuchSet(_) => "No such file or directory",
+            Self::NoMatch(_) => "Permission denied",
+            Self::Reopen { reason, .. } => reason,
+            _ => "Invalid argument",
+        }
+    }
+}
+
 /// The words of an operating system's error, without Rust's number.
 fn words(error: &io::Error) -> String {
     let text = error.to_string();

@@ -16,5 +16,5 @@ pub mod monitor;
 pub mod parser;
 pub mod schema;
 pub mod session;
-mod throttle;
+pub mod throttle;
 pub mod visit;

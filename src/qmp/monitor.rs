@@ -15,7 +15,9 @@ use super::error::QmpError;
 use super::event::{self, Event};
 use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, PassedDescriptor, Services};
 use super::migration::{Migration, MigrationLink, Outlook};
-use super::throttle::{self, Kind, Throttle, Verdict};
+use super::throttle::{self, Kind, MeasureBy, SteppedIntervals, Throttle, Verdict};
+use crate::actors::outlet::Outlet;
+use crate::actors::timer::TimerFired;
 use crate::hmp;
 use crate::hmp::command::Terminal;
 use crate::machine::message::{SubscribeEvents, VmEvent};
@@ -116,6 +118,8 @@ pub struct Monitor {
     listeners: Vec<Recipient<Event>>,
     sessions: Vec<Recipient<FlushOutput>>,
     throttle: Throttle,
+    /// What measures intervals if the machine's clock is stepped; otherwise time does.
+    stepped: Option<SteppedIntervals>,
 }
 
 impl Monitor {
@@ -138,6 +142,7 @@ impl Monitor {
                 listeners: Vec::new(),
                 sessions: Vec::new(),
                 throttle: Throttle::default(),
+                stepped: None,
             }
         })
     }
@@ -280,20 +285,27 @@ impl Monitor {
             Verdict::Send(event) => self.tell(&event),
             Verdict::SendAndWait(event, kind) => {
                 self.tell(&event);
-                Self::limit(kind, ctx);
+                self.limit(kind, ctx);
             }
             Verdict::Keep => {}
         }
     }
 
-    /// At the end of this interval, tell what has come meanwhile.
-    fn limit(kind: Kind, ctx: &mut Context<Self>) {
-        ctx.run_later(throttle::INTERVAL, |monitor, ctx| {
-            if let Some(event) = monitor.throttle.elapsed(&kind) {
-                monitor.tell(&event);
-                Self::limit(kind, ctx);
-            }
-        });
+    /// An interval begins.
+    fn limit(&mut self, kind: Kind, ctx: &mut Context<Self>) {
+        if let Some(stepped) = &mut self.stepped {
+            stepped.begin(kind);
+            return;
+        }
+        ctx.run_later(throttle::INTERVAL, |monitor, ctx| monitor.interval_over(kind, ctx));
+    }
+
+    /// At the end of an interval, tell what has come meanwhile.
+    fn interval_over(&mut self, kind: Kind, ctx: &mut Context<Self>) {
+        if let Some(event) = self.throttle.elapsed(&kind) {
+            self.tell(&event);
+            self.limit(kind, ctx);
+        }
     }
 
     fn tell(&mut self, event: &Event) {
@@ -302,6 +314,27 @@ impl Monitor {
         for listener in &self.listeners {
             listener.do_send(event.clone());
         }
+    }
+}
+
+impl Handler<MeasureBy> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, MeasureBy(clock): MeasureBy, ctx: &mut Self::Context) {
+        let fired = Outlet::Mailbox(ctx.address().recipient());
+        match clock.timers.register_outside(fired) {
+            Ok(line) => self.stepped = Some(SteppedIntervals::new(clock, line)),
+            Err(error) => tracing::error!("rate limits of events: {error}"),
+        }
+    }
+}
+
+impl Handler<TimerFired> for Monitor {
+    type Result = ();
+
+    fn handle(&mut self, _: TimerFired, ctx: &mut Self::Context) {
+        let over = self.stepped.as_mut().map(SteppedIntervals::over).unwrap_or_default();
+        over.into_iter().for_each(|kind| self.interval_over(kind, ctx));
     }
 }
 

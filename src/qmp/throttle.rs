@@ -4,7 +4,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use actix::Message;
+
 use super::event::Event;
+use crate::actors::timer::TimerLine;
+use crate::qtest::stepped::SteppedClock;
 
 /// The time between two events of one kind.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -72,6 +76,49 @@ impl Throttle {
             self.0.remove(kind);
         }
         kept
+    }
+}
+
+/// Whoever steps the machine's clock → monitor: intervals are measured by that, as everything else
+/// is then.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct MeasureBy(pub SteppedClock);
+
+/// The ends of intervals, in virtual nanoseconds.
+#[derive(Debug)]
+pub struct SteppedIntervals {
+    clock: SteppedClock,
+    line: TimerLine,
+    ends: Vec<(u64, Kind)>,
+}
+
+impl SteppedIntervals {
+    pub fn new(clock: SteppedClock, line: TimerLine) -> Self {
+        Self { clock, line, ends: Vec::new() }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.clock.now_ns()
+    }
+
+    fn arm(&self) {
+        self.line.arm(self.ends.iter().map(|(end, _)| *end).min());
+    }
+
+    /// An interval begins now.
+    pub fn begin(&mut self, kind: Kind) {
+        self.ends.push((self.now().saturating_add(INTERVAL.as_nanos() as u64), kind));
+        self.arm();
+    }
+
+    /// Those that are over.
+    pub fn over(&mut self) -> Vec<Kind> {
+        let now = self.now();
+        let over = self.ends.extract_if(.., |(end, _)| *end <= now);
+        let over = over.map(|(_, kind)| kind).collect();
+        self.arm();
+        over
     }
 }
 

@@ -284,6 +284,7 @@ impl Terminal {
             attach: chardev.clone().recipient(),
             output: chardev.clone().recipient(),
             credit: chardev.clone().recipient(),
+            place: Place::default(),
         };
         (backend, Self { chardev, written, buffer: Vec::new() })
     }

@@ -6,6 +6,7 @@ mod dirty_rate;
 mod harness;
 mod hmp;
 mod human_peers;
+mod limits;
 mod machine;
 mod migration;
 mod object_model;

@@ -4,6 +4,7 @@ use crate::actors::cell::DeviceCell;
 use crate::actors::message::{MmioFault, Reset, Resume};
 use crate::actors::probe::Probe;
 use crate::actors::timer::ArmTimer;
+use crate::chardev::message::Place;
 use crate::devices::bus::MmioTarget;
 use crate::migration::vmstate::tests::{assert_described_as_qemus, migrate};
 
@@ -24,6 +25,7 @@ impl Rig {
             attach: attach.recipient(),
             output: output.recipient(),
             credit: credit.recipient(),
+            place: Place::default(),
         };
         let timer = TimerPort::played_by(armed.outlet());
         let uart = Uart::new(irq.outlet(), 10, Some(backend), Arc::default(), timer);

@@ -117,6 +117,9 @@ struct Port {
 
 impl Port {
     fn new(key: u64, options: PortOptions) -> Self {
+        if let Some(backend) = &options.backend {
+            backend.place.set_open(options.console);
+        }
         Self {
             key,
             host_open: options.console,
@@ -137,6 +140,9 @@ impl Port {
     }
 
     fn announce(&self) {
+        if let Some(backend) = self.options.backend.as_ref().filter(|_| !self.options.console) {
+            backend.place.set_open(self.guest_open);
+        }
         if let Some((id, to)) = &self.options.announce {
             to.send(PortOpened { id: id.clone(), open: self.guest_open });
         }

@@ -32,7 +32,7 @@ impl Command for QueryChardev {
 
     async fn run(self, services: &Arc<Services>) -> Result<Vec<ChardevInfo>, QmpError> {
         let info = |chardev: &Chardev| ChardevInfo {
-            frontend_open: chardev.has_front_end(),
+            frontend_open: chardev.is_front_end_open(),
             filename: chardev.filename.lock().clone(),
             label: chardev.id.clone(),
         };

@@ -50,7 +50,12 @@ pub(super) fn types() -> Vec<Type> {
         Type::concrete("chardev-pty", "chardev"),
         Type::concrete("chardev-ringbuf", "chardev"),
         Type::concrete("chardev-memory", "chardev-ringbuf"),
-        Type::concrete("chardev-socket", "chardev").class([Property::fixed("connected", "bool")]),
+        Type::concrete("chardev-socket", "chardev").class([
+            Property::fixed("connected", "bool"),
+            Property::fixed("addr", "SocketAddress"),
+        ]),
+        Type::concrete("chardev-serial", "chardev-fd"),
+        Type::concrete("chardev-hub", "chardev"),
         Type::concrete("chardev-stdio", "chardev-fd"),
         Type::concrete("chardev-udp", "chardev"),
         Type::concrete("chardev-vc", "chardev"),

@@ -11,6 +11,7 @@ use crate::actors::message::{IrqLevel, MmioFault};
 use crate::actors::outlet::Outlet;
 use crate::actors::probe::Probe;
 use crate::actors::timer::{TimerFired, TimerLine, Timers};
+use crate::chardev::message::Place;
 use crate::devices::bus::{Bus, MmioTarget, Region};
 use crate::machine::clock::VirtualClock;
 use crate::machine::memory::GuestRam;
@@ -81,6 +82,7 @@ fn rig() -> Rig {
             attach: attach.recipient(),
             output: output.recipient(),
             credit: credit.recipient(),
+            place: Place::default(),
         },
         memory: AddressSpace {
             ram: Arc::new(GuestRam::new(RAM, 0x1000).unwrap()),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::actors::message::MmioWrite;
 use crate::actors::probe::Probe;
+use crate::chardev::message::Place;
 use crate::devices::virtio::test_driver::{DATA, Driver, WRITE};
 
 const MULTIPORT: u64 = 1 << F_MULTIPORT;
@@ -21,6 +22,7 @@ fn rig(legacy: bool, console: bool) -> Rig {
         attach: attach.recipient(),
         output: output.recipient(),
         credit: credit.recipient(),
+        place: Place::default(),
     };
     let (nr, name) = if console { (0, String::new()) } else { (1, "org.x".to_owned()) };
     let opened = Probe::new();
@@ -190,6 +192,7 @@ fn state_travels_in_the_middle_of_output_and_input() {
             attach: rig.attach.recipient(),
             output: rig.output.recipient(),
             credit: rig.credit.recipient(),
+            place: Place::default(),
         };
         let name = String::new();
         let port =
@@ -231,6 +234,7 @@ async fn ports_come_and_go() {
         attach: attach.recipient(),
         output: output.recipient(),
         credit: credit.recipient(),
+        place: Place::default(),
     };
     // The n-th control message that the device has sent; the first was for the port at start.
     let sent = |driver: &Driver<Console>, n: u64| driver.bytes(DATA + 0x100 + n % 4 * 0x40, 8);
