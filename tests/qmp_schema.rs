@@ -64,6 +64,10 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "no device's queues are served by the host's kernel",
+        &["x-query-virtio-status=: lacks member \"vhost-dev\""],
+    ),
+    (
         "there are no memory devices",
         &[
             "query-memory-devices=[]: is a union by another member",

@@ -551,7 +551,8 @@ fn socket(opts: &mut Opts) -> Result<ChardevSocket, OptionError> {
 pub fn of_monitor(text: &str, id: Option<&str>) -> Result<ChardevSpec, OptionError> {
     let mut opts = Opts::parse(text, Some("backend"));
     let id = match (id, opts.take("id")) {
-        (Some(id), _) => id.to_owned(),
+        (Some(_), Some(_)) => return refused("Unexpected 'id' parameter"),
+        (Some(id), None) => id.to_owned(),
         (None, Some(id)) => value::identifier(&id)?,
         (None, None) => return refused("chardev: no id specified"),
     };

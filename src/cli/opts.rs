@@ -85,9 +85,10 @@ impl Opts {
         while let Some(text) = rest.filter(|text| !text.is_empty()) {
             let key_end = text.find(['=', ',']).unwrap_or(text.len());
             let word = &text[..key_end];
+            let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let is_name = !word.is_empty() && word.chars().all(good);
             if text[key_end..].starts_with('=') {
-                let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-                if word.is_empty() || !word.chars().all(good) {
+                if !is_name {
                     return Err(OptionError::InvalidParameter { name: word.into() });
                 }
                 let (value, after) = value_until_comma(&text[key_end + 1..]);
@@ -96,10 +97,12 @@ impl Opts {
             } else if matches!(word, "help" | "?") {
                 opts.items.push(("help".into(), "on".into()));
                 rest = text[key_end..].strip_prefix(',');
-            } else if first {
-                let (value, after) = value_until_comma(text);
-                opts.items.push((implied.into(), value));
-                rest = after;
+            } else if first && !word.is_empty() {
+                // Commas are not doubled in it.
+                opts.items.push((implied.into(), word.into()));
+                rest = text[key_end..].strip_prefix(',');
+            } else if !is_name {
+                return Err(OptionError::InvalidParameter { name: word.into() });
             } else {
                 return Err(OptionError::ExpectedEquals { name: word.into() });
             }
@@ -214,7 +217,9 @@ mod tests {
     fn keyval_grammar() {
         for (text, expect) in [
             ("virt,aclint=on", "type<virt> aclint<on>"),
-            ("virt,,x", "type<virt,x>"),
+            ("virt,,x", "Invalid parameter ''"),
+            ("virt,x y", "Invalid parameter 'x y'"),
+            (",", "Invalid parameter ''"),
             ("virt,smp.cpus=2", "type<virt> smp.cpus<2>"),
             ("help", "help<on>"),
             ("virt,foo", "Expected '=' after parameter 'foo'"),

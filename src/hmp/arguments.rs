@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use super::complete::{Completes, Names};
 use super::expression::{Lookup, evaluate};
 use super::state::HmpState;
+use crate::cli::opts::Opts;
+use crate::cli::value;
 
 /// Longest string argument, in bytes.
 const MAX_STRING: usize = 1023;
@@ -33,6 +35,8 @@ pub enum Kind {
     Int,
     /// A 64-bit expression.
     Long,
+    /// `.` and an expression whose value fits 32 bits, or nothing.
+    Index,
     /// `/fmt`.
     Format,
 }
@@ -107,7 +111,8 @@ pub(super) fn words(line: &str) -> Option<Vec<String>> {
 /// `/4xw`: how many, how shown, how wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Format {
-    pub count: u64,
+    /// What is not positive shows nothing.
+    pub count: i32,
     /// One of `o d u x i c`.
     pub letter: u8,
     /// Bytes an item; what `i` says of it means nothing.
@@ -201,12 +206,19 @@ pub fn parse(
             }
             Kind::Options => {
                 let (text, after) = string(rest).ok_or_else(String::new)?;
+                let mut options = Opts::parse(&text, Some("driver"));
+                if options.take("id").is_some_and(|id| value::identifier(&id).is_err()) {
+                    // QEMU does not say what is wrong, either.
+                    return Err(String::new());
+                }
                 (Some(Parsed::Text(text)), after)
             }
-            Kind::Int | Kind::Long => {
+            Kind::Index if !rest.starts_with('.') => (None, rest),
+            Kind::Int | Kind::Long | Kind::Index => {
+                let digits = if argument.kind == Kind::Index { &rest[1..] } else { rest };
                 let (value, after) =
-                    evaluate(rest, register).map_err(|error| format!("{error}\n"))?;
-                if argument.kind == Kind::Int && value >> 32 != 0 {
+                    evaluate(digits, register).map_err(|error| format!("{error}\n"))?;
+                if argument.kind != Kind::Long && value >> 32 != 0 {
                     let sentence = "integer is for 32-bit values";
                     return Err(format!("'{command}' has failed: {sentence}\n"));
                 }
@@ -286,7 +298,9 @@ fn format<'t>(text: &'t str, state: &mut HmpState) -> Result<(Format, &'t str), 
     let digits = spec.find(|c: char| !c.is_ascii_digit()).unwrap_or(spec.len());
     let count = match digits {
         0 => 1,
-        _ => spec[..digits].parse().map_err(|_| "number too large")?,
+        _ => spec[..digits].bytes().fold(0i32, |count, digit| {
+            count.wrapping_mul(10).wrapping_add(i32::from(digit - b'0'))
+        }),
     };
     let (mut letter, mut size) = (None, None);
     let mut rest = &spec[digits..];
@@ -361,7 +375,12 @@ mod tests {
                 "addr=Number(7) fmt=Format(Format { count: 1, letter: 105, size: 1 })",
             ),
             ("x", DUMP, "/y 7", "invalid char in format: 'y'"),
-            ("x", DUMP, "/99999999999999999999x 7", "number too large"),
+            (
+                "x",
+                DUMP,
+                "/4294967295x 7",
+                "addr=Number(7) fmt=Format(Format { count: -1, letter: 120, size: 1 })",
+            ),
         ] {
             let mut state = HmpState { size: 1, ..Default::default() };
             let found = match parse(name, description, line, &mut state, &|_| None) {

@@ -96,7 +96,7 @@ fn print(out: &mut String, info: Option<&BlockInfo>, inserted: &BlockDeviceInfo,
 }
 
 /// A size with three significant digits and its unit. A unit begins at 1000 of the one below.
-fn scaled(bytes: u64) -> String {
+pub(super) fn scaled(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

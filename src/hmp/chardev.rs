@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::command::Call;
+use super::command::{Call, IDENTIFIERS};
 use crate::chardev::spec::ChardevSpec;
 use crate::cli::{self, OptionError};
 use crate::qmp::command::Command;
@@ -67,12 +67,21 @@ fn options(call: &mut Call, id: Option<&str>) -> Result<ChardevSpec, QmpError> {
     cli::chardev_of_monitor(&text(call, "args"), id).map_err(|error| match error {
         OptionError::ExpectsIdentifier { .. } => {
             call.out.push_str("Parameter 'id' expects an identifier\n");
-            call.out.push_str(
-                "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n",
-            );
+            call.out.push_str(IDENTIFIERS);
             QmpError::generic("Parsing chardev args failed")
         }
-        OptionError::InvalidParameter { .. } => {
+        OptionError::ExpectsSize { name } => {
+            call.out.push_str(&format!(
+                "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, \
+                 M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, \
+                 respectively.\n"
+            ));
+            QmpError::generic("Parsing chardev args failed")
+        }
+        OptionError::InvalidParameter { .. }
+        | OptionError::ExpectsNumber { .. }
+        | OptionError::ExpectsOnOff { .. }
+        | OptionError::OutOfRange { .. } => {
             call.out.push_str(&format!("{error}\n"));
             QmpError::generic("Parsing chardev args failed")
         }

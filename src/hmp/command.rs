@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::arguments::{self, Argument, Arguments, is_space};
 use super::registers;
 use super::state::HmpState;
-use super::table::COMMANDS;
+use super::table::{COMMANDS, is_permitted_before_the_start};
 use crate::machine::message::{HartSnapshot, QueryHart, ReadMemory};
 use crate::qmp::command::Command as _;
 use crate::qmp::commands::machine::QueryCpusFast;
@@ -16,6 +16,10 @@ use crate::qmp::link::Services;
 
 /// A reply never grows beyond this many bytes.
 const OUTPUT_LIMIT: usize = 4 << 20;
+
+/// What an identifier is, for who has given something else.
+pub(super) const IDENTIFIERS: &str =
+    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.\n";
 
 /// A command of the human monitor.
 #[derive(Debug)]
@@ -41,6 +45,11 @@ pub enum Action {
 pub type Running<'a> = Pin<Box<dyn Future<Output = Result<(), QmpError>> + 'a>>;
 
 impl HmpCommand {
+    /// Whether it may be executed now: not everything before the machine's start.
+    pub fn is_available(&self, services: &Services) -> bool {
+        !services.info.preconfig.is_waiting() || is_permitted_before_the_start(self.names)
+    }
+
     /// Whether `name` is one of its names.
     pub fn is_called(&self, name: &str) -> bool {
         self.names.split('|').any(|own| own == name)
@@ -130,6 +139,9 @@ pub async fn execute(
     let mut call = Call::new(services, state, terminal);
     if let Err(error) = run(&mut call, line).await {
         call.out.push_str(&format!("Error: {error}\n"));
+        if error.desc.ends_with("expects an identifier") {
+            call.out.push_str(IDENTIFIERS);
+        }
     }
     let Call { out: text, state, ends, awaits_migration, .. } = call;
     HumanReply { text, state, ends, awaits_migration }
@@ -154,8 +166,16 @@ async fn run(call: &mut Call, line: &str) -> Result<(), QmpError> {
             return Ok(());
         }
     };
+    if !command.is_available(&call.services) {
+        let typed = line[..line.len() - rest.len()].trim_end_matches(is_space);
+        call.out.push_str(&format!(
+            "Command '{typed}' not available until machine initialization has completed.\n"
+        ));
+        return Ok(());
+    }
     let Action::Run(handler) = &command.action else {
-        super::control::list(&mut call.out, &[line.trim_matches(is_space)]);
+        let services = Arc::clone(&call.services);
+        super::control::list(&services, &mut call.out, &[line.trim_matches(is_space)]);
         return Ok(());
     };
     let cpu = call.state.cpu;

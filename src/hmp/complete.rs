@@ -51,9 +51,10 @@ pub async fn complete(services: &Arc<Services>, line: &str) -> Completions {
         words.push(String::new());
     }
     let start = words.last().map_or("", |word| word.as_str());
-    let all: Vec<String> = match place(COMMANDS, &words) {
+    let all: Vec<String> = match place(services, COMMANDS, &words) {
         Place::Names(table) => {
-            table.iter().flat_map(|command| command.names.split('|')).map(str::to_owned).collect()
+            let available = table.iter().filter(|command| command.is_available(services));
+            available.flat_map(|command| command.names.split('|')).map(str::to_owned).collect()
         }
         Place::Argument(Completes::Nothing | Completes::CommandLine) => Vec::new(),
         Place::Argument(Completes::Words(words)) => words.iter().map(|w| (*w).to_owned()).collect(),
@@ -80,20 +81,21 @@ enum Place {
     Argument(Completes),
 }
 
-fn place(table: &'static [HmpCommand], words: &[String]) -> Place {
+fn place(services: &Services, table: &'static [HmpCommand], words: &[String]) -> Place {
     let nothing = Place::Argument(Completes::Nothing);
     let [first, rest @ ..] = words else { return Place::Names(table) };
     if rest.is_empty() {
         return Place::Names(table);
     }
-    let Some(command) = table.iter().find(|command| command.is_called(first)) else {
+    let is_it = |command: &&HmpCommand| command.is_called(first) && command.is_available(services);
+    let Some(command) = table.iter().find(is_it) else {
         return nothing;
     };
     match command.action {
-        Action::Table(inner) => place(inner, rest),
+        Action::Table(inner) => place(services, inner, rest),
         Action::Run(_) => match argument(command.arguments, rest.len() - 1) {
             None => nothing,
-            Some(Completes::CommandLine) => place(table, rest),
+            Some(Completes::CommandLine) => place(services, table, rest),
             Some(completes) => Place::Argument(completes),
         },
     }

@@ -13,7 +13,7 @@ use crate::machine::spec::{LOG_ITEMS, is_log_name};
 use crate::qmp::command::Command;
 use crate::qmp::commands::{machine, status};
 use crate::qmp::error::QmpError;
-use crate::qmp::link::SetLog;
+use crate::qmp::link::{Services, SetLog};
 
 type Outcome = Result<(), QmpError>;
 
@@ -114,7 +114,8 @@ pub(super) async fn help(call: &mut Call) -> Outcome {
         log_items(&mut call.out);
     } else if let Some(words) = arguments::words(line) {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        list(&mut call.out, &words);
+        let services = Arc::clone(&call.services);
+        list(&services, &mut call.out, &words);
     }
     Ok(())
 }
@@ -128,11 +129,13 @@ pub(super) async fn history(call: &mut Call) -> Outcome {
 }
 
 /// Explain the command that `words` name, or list the table they lead to.
-pub(super) fn list(out: &mut String, words: &[&str]) {
+pub(super) fn list(services: &Services, out: &mut String, words: &[&str]) {
     let mut table = COMMANDS;
     let mut prefix = String::new();
     for (i, word) in words.iter().enumerate() {
-        let Some(command) = table.iter().find(|command| command.is_called(word)) else {
+        let is_it =
+            |command: &&HmpCommand| command.is_called(word) && command.is_available(services);
+        let Some(command) = table.iter().find(is_it) else {
             out.push_str(&format!("unknown command: '{}'\n", words[..=i].join(" ")));
             return;
         };
@@ -144,7 +147,7 @@ pub(super) fn list(out: &mut String, words: &[&str]) {
             Action::Run(_) => return explain(out, &prefix, command),
         }
     }
-    for command in table {
+    for command in table.iter().filter(|command| command.is_available(services)) {
         explain(out, &prefix, command);
     }
 }

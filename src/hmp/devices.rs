@@ -20,11 +20,13 @@ pub(super) async fn models(_: &Arc<Services>) -> Vec<String> {
     models::models().map(|model| model.name.to_owned()).collect()
 }
 
-/// Devices that there are.
+/// Devices that can be plugged out.
 pub(super) async fn ids(services: &Arc<Services>) -> Vec<String> {
     let tree = object_model::tree(services);
     let Ok(devices) = tree.find("/machine/peripheral") else { return Vec::new() };
-    devices.node.children().map(|(name, _)| name.to_owned()).collect()
+    let hotpluggable = |node: &qom::Node| node.value("hotpluggable") == Some(true.into());
+    let devices = devices.node.children().filter(|(_, device)| hotpluggable(device));
+    devices.map(|(name, _)| name.to_owned()).collect()
 }
 
 pub(super) async fn device_add(call: &mut Call) -> Outcome {
@@ -39,15 +41,13 @@ pub(super) async fn device_add(call: &mut Call) -> Outcome {
         return Err(QmpError::generic("Parameter 'driver' is missing"));
     };
     if opts.wants_help() {
-        call.out.push_str(&qom::device_help(&driver)?);
+        match qom::device_help(&driver) {
+            Ok(help) => call.out.push_str(&help),
+            Err(error) => call.out.push_str(&format!("{error}\n")),
+        }
         return Ok(());
     }
     let (id, bus) = (opts.take("id"), opts.take("bus"));
-    if let Some(id) = &id
-        && crate::cli::value::identifier(id).is_err()
-    {
-        return Err(QmpError::generic("Parameter 'id' expects an identifier"));
-    }
     let properties = opts.items.into_iter();
     let properties = properties.map(|(name, text)| (name, PropertyValue::Text(text))).collect();
     devices::plug(&call.services, PlugDevice { driver, id, bus, properties }).await

@@ -120,6 +120,17 @@ pub(super) async fn jit(call: &mut Call) -> Outcome {
     Ok(())
 }
 
+/// Which the translator does not count.
+pub(super) async fn opcount(call: &mut Call) -> Outcome {
+    let accelerator = call.services.info.accelerator.first();
+    if accelerator.is_none_or(|(_, name)| name != "jit") {
+        let sentence = "Opcode count information is only available with accel=tcg";
+        return Err(QmpError::generic(sentence));
+    }
+    call.out.push_str("[TCG profiler not compiled]\n");
+    Ok(())
+}
+
 pub(super) async fn mem(call: &mut Call) -> Outcome {
     mappings(call, true).await
 }

@@ -12,6 +12,7 @@ use crate::machine::memory::PAGE_SIZE;
 use crate::machine::spec::WatchdogAction;
 use crate::qmp::command::Command as _;
 use crate::qmp::commands::machine::QueryHotpluggableCpus;
+use crate::qmp::commands::preconfig::XExitPreconfig;
 use crate::qmp::commands::stats::{
     OfProviders, OfVcpus, QueryStats, StatsFilter, StatsProvider, StatsRequest,
 };
@@ -55,6 +56,25 @@ pub(super) async fn hotpluggable_cpus(call: &mut Call) -> Outcome {
 
 pub(super) async fn tpm(call: &mut Call) -> Outcome {
     (QueryTpm {}).run(&call.services).await.map(drop)
+}
+
+/// None of these boards counts interrupts.
+pub(super) async fn irq(_: &mut Call) -> Outcome {
+    Ok(())
+}
+
+/// Nor has an interrupt controller that shows itself here.
+pub(super) async fn pic(_: &mut Call) -> Outcome {
+    Ok(())
+}
+
+pub(super) async fn boot_set(call: &mut Call) -> Outcome {
+    call.out.push_str("no function defined to set boot device list for this architecture\n");
+    Ok(())
+}
+
+pub(super) async fn exit_preconfig(call: &mut Call) -> Outcome {
+    (XExitPreconfig {}).run(&call.services).await.map(drop)
 }
 
 /// Memory is not divided among nodes.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::arguments::Format;
 use super::command::Call;
 use super::disassembly;
-use crate::machine::message::ReadMemory;
+use crate::machine::message::{ReadMemory, Space};
 use crate::qmp::command::Command;
 use crate::qmp::commands::memory::{Memsave, Pmemsave};
 use crate::qmp::error::QmpError;
@@ -41,9 +41,11 @@ pub(super) async fn print(call: &mut Call) -> Outcome {
     let _ = match format.letter {
         b'o' if value == 0 => writeln!(call.out, "0"),
         b'o' => writeln!(call.out, "0{value:o}"),
+        // Zero has no prefix.
+        b'x' if value == 0 => writeln!(call.out, "0"),
         b'x' => writeln!(call.out, "0x{value:x}"),
         b'u' => writeln!(call.out, "{}", value as u64),
-        b'c' => writeln!(call.out, "{}", character(value as u8)),
+        b'c' => writeln!(call.out, "{}", character(value as u32)),
         _ => writeln!(call.out, "{value}"),
     };
     Ok(())
@@ -76,7 +78,8 @@ async fn read(
     len: u64,
     physical: bool,
 ) -> Result<Option<Vec<u8>>, QmpError> {
-    call.read(ReadMemory { cpu: call.state.cpu, addr, len, physical }).await
+    let space = if physical { Space::Physical } else { Space::Virtual };
+    call.read(ReadMemory { cpu: call.state.cpu, addr, len, space }).await
 }
 
 fn no_access(call: &mut Call, addr: u64) -> Outcome {
@@ -85,9 +88,11 @@ fn no_access(call: &mut Call, addr: u64) -> Outcome {
 }
 
 async fn items(call: &mut Call, mut addr: u64, format: Format, physical: bool) -> Outcome {
-    let size = u64::from(format.size);
+    let size = i32::from(format.size);
     let line = if size == 1 { 8 } else { 16 };
-    let mut left = format.count.saturating_mul(size);
+    // As in QEMU, 32 bits: what does not fit is not shown.
+    let left = format.count.wrapping_mul(size);
+    let mut left = u64::try_from(left).unwrap_or(0);
     // Characters are bytes, whatever the size was: it only says how many there are.
     let step = if format.letter == b'c' { 1 } else { usize::from(format.size) };
     while left > 0 && !call.is_full() {
@@ -111,32 +116,32 @@ async fn items(call: &mut Call, mut addr: u64, format: Format, physical: bool) -
 
 /// One item of `bits` bits, padded to the width of the largest.
 fn shown(value: u64, letter: u8, bits: u32) -> String {
-    let signed = (value << (64 - bits)) as i64 >> (64 - bits);
     match letter {
         b'o' => {
             let digits = if value == 0 { "0".into() } else { format!("0{value:o}") };
             format!("{digits:>0$}", bits.div_ceil(3) as usize)
         }
-        b'd' => format!("{signed:>0$}", (bits * 10).div_ceil(33) as usize),
+        // As in QEMU, there is a sign where there is no room for more.
+        b'd' => format!("{:>1$}", value as i64, (bits * 10).div_ceil(33) as usize),
         b'u' => format!("{value:>0$}", (bits * 10).div_ceil(33) as usize),
-        b'c' => character(value as u8),
+        b'c' => character(u32::from(value as u8)),
         _ => format!("0x{value:00$x}", bits as usize / 4),
     }
 }
 
-/// A character as a C literal.
-fn character(c: u8) -> String {
-    match c {
+/// A character, or what is none, as a C literal.
+fn character(code: u32) -> String {
+    match u8::try_from(code).unwrap_or(0) {
         b'\'' => "'\\''".into(),
         b'\\' => "'\\\\'".into(),
         b'\n' => "'\\n'".into(),
         b'\r' => "'\\r'".into(),
-        b' '..=b'~' => format!("'{}'", c as char),
-        _ => format!("'\\x{c:02x}'"),
+        c @ b' '..=b'~' => format!("'{}'", c as char),
+        _ => format!("'\\x{code:02x}'"),
     }
 }
 
-async fn disassemble(call: &mut Call, mut addr: u64, count: u64, physical: bool) -> Outcome {
+async fn disassemble(call: &mut Call, mut addr: u64, count: i32, physical: bool) -> Outcome {
     for _ in 0..count {
         if call.is_full() {
             break;
@@ -169,7 +174,8 @@ mod tests {
             (0x0005_84b3_0005_0433, b'x', 64, "0x000584b300050433"),
             (0x0433, b'x', 16, "0x0433"),
             (0x0005_84b3_0005_0433, b'd', 64, "    1553279217894451"),
-            (0xffff, b'd', 16, "   -1"),
+            (0xffff, b'd', 16, "65535"),
+            (u64::MAX, b'd', 64, "                  -1"),
             (0xffff, b'u', 16, "65535"),
             (0x0005_84b3_0005_0433, b'o', 64, "    054113140001202063"),
             (0, b'o', 8, "  0"),

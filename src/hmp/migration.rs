@@ -14,7 +14,7 @@ use crate::qmp::command::Command;
 use crate::qmp::commands::migration::{
     AnnounceSelf, MigrateCancel, MigrateContinue, MigratePause, MigrateStartPostcopy, QueryMigrate,
 };
-use crate::qmp::commands::migration_start::{Migrate, MigrateIncoming, MigrateRecover};
+use crate::qmp::commands::migration_start::{self, Migrate, MigrateIncoming, MigrateRecover};
 use crate::qmp::error::QmpError;
 
 type Outcome = Result<(), QmpError>;
@@ -45,8 +45,10 @@ pub(super) async fn migrate(call: &mut Call) -> Outcome {
 }
 
 pub(super) async fn incoming(call: &mut Call) -> Outcome {
-    let uri = call.arguments.text("uri").map(str::to_owned);
-    MigrateIncoming { uri, ..Default::default() }.run(&call.services).await.map(drop)
+    let uri = call.arguments.text("uri").unwrap_or_default().to_owned();
+    // What is wrong with it is said before what else is wrong.
+    migration_start::parse(&uri)?;
+    MigrateIncoming { uri: Some(uri), ..Default::default() }.run(&call.services).await.map(drop)
 }
 
 pub(super) async fn recover(call: &mut Call) -> Outcome {

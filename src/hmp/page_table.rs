@@ -2,7 +2,7 @@
 
 use super::command::Call;
 use crate::cpu::pte;
-use crate::machine::message::{HartSnapshot, ReadMemory};
+use crate::machine::message::{HartSnapshot, ReadMemory, Space};
 use crate::qmp::error::QmpError;
 
 const PAGE_SHIFT: u32 = 12;
@@ -136,7 +136,7 @@ fn canonical(vaddr: u64, levels: u32) -> u64 {
 }
 
 async fn read_table(call: &Call, addr: u64) -> Result<Option<Vec<u64>>, QmpError> {
-    let request = ReadMemory { cpu: call.state.cpu, addr, len: PAGE_SIZE, physical: true };
+    let request = ReadMemory { cpu: call.state.cpu, addr, len: PAGE_SIZE, space: Space::Physical };
     match call.read(request).await? {
         Some(bytes) => {
             let (words, _) = bytes.as_chunks::<8>();

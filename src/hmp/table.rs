@@ -6,7 +6,7 @@ use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
     address, block, chardev, control, descriptors, devices, dirty_rate, inspect, machine, memory,
-    migration, migration_settings, objects, qom, tree,
+    migration, migration_settings, mtree, objects, ports, qom, tree, virtio,
 };
 
 macro_rules! run {
@@ -35,9 +35,41 @@ macro_rules! commands {
     };
 }
 
+/// What may be executed while the machine waits for its start (`-preconfig`), here and of `info`.
+const BEFORE_THE_START: [&str; 22] = [
+    "chardev",
+    "closefd",
+    "exit_preconfig",
+    "getfd",
+    "help|?",
+    "history",
+    "hotpluggable-cpus",
+    "info",
+    "iothreads",
+    "memdev",
+    "name",
+    "object_add",
+    "object_del",
+    "qom-get",
+    "qom-list",
+    "qom-set",
+    "qom-tree",
+    "quit|q",
+    "status",
+    "uuid",
+    "version",
+    "virtio",
+];
+
+/// Whether a command may be executed before the machine's start.
+pub(super) fn is_permitted_before_the_start(names: &str) -> bool {
+    BEFORE_THE_START.contains(&names) || names.starts_with("virtio-")
+}
+
 /// Every command.
 pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "announce_self", [optional("interfaces", Kind::Text), optional("id", Kind::Text)], "[interfaces] [id]", "have network interfaces tell where they are" => run!(migration::announce_self);
+    "boot_set", [required("bootdevice", Kind::Text)], "bootdevice", "change the order of boot devices" => run!(machine::boot_set);
     "calc_dirty_rate", [required("dirty_ring", Kind::Flag('r')), required("dirty_bitmap", Kind::Flag('b')), required("second", Kind::Long), optional("sample_pages_per_GB", Kind::Long)], "[-r] [-b] second [sample_pages_per_GB]", "measure how fast the guest writes its memory (-r: for every CPU; -b: by every page that is written)" => run!(dirty_rate::calculate);
     "cancel_vcpu_dirty_limit", [optional("cpu_index", Kind::Long)], "[cpu_index]", "let a CPU, or all, write as fast as they can" => run!(dirty_rate::cancel_limit);
     "chardev-add", [required("args", Kind::Text).among(names!(chardev::kinds))], "args", "add a character device (args are those of -chardev)" => run!(chardev::chardev_add);
@@ -50,10 +82,13 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "device_add", [optional("device", Kind::Options).among(names!(devices::models))], "driver[,prop=value][,...]", "plug a device in ('device_add help' lists them)" => run!(devices::device_add);
     "device_del", [required("id", Kind::Text).among(names!(devices::ids))], "device", "unplug a device" => run!(devices::device_del);
     "dumpdtb", [required("filename", Kind::File)], "filename", "write the device tree to a file" => run!(tree::dumpdtb);
+    "exit_preconfig", [], "", "start the machine that -preconfig holds back" => run!(machine::exit_preconfig);
     "getfd", [required("fdname", Kind::Text)], "name", "give a name to the descriptor that came with this command" => run!(descriptors::getfd);
+    "gpa2hpa", [required("addr", Kind::Long)], "addr", "show where the host has a physical address" => run!(address::gpa2hpa);
     "gpa2hva", [required("addr", Kind::Long)], "addr", "show where the emulator has a physical address" => run!(address::gpa2hva);
     "gva2gpa", [required("addr", Kind::Long)], "addr", "show the physical address behind a virtual one of the chosen CPU" => run!(address::gva2gpa);
     "help|?", [optional("name", Kind::Rest).a_command()], "[cmd]", "list the commands, or explain one" => run!(control::help);
+    "i", [required("fmt", Kind::Format), required("addr", Kind::Int), required("index", Kind::Index)], "/fmt addr", "read an I/O port" => run!(ports::read);
     "info", [], "[subcommand]", "show one aspect of the machine" => Action::Table(INFO);
     "log", [required("items", Kind::Text)], "item1[,...]", "log these items from now on ('log help' lists them)" => run!(control::log);
     "logfile", [required("filename", Kind::File)], "filename", "write the log to this file from now on (%d in its name: the process's number)" => run!(control::logfile);
@@ -68,6 +103,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "migrate_set_parameter", [required("parameter", Kind::Text).among(names!(migration_settings::parameters)), required("value", Kind::Text)], "parameter value", "set a parameter of migrations" => run!(migration_settings::set_parameter);
     "migrate_start_postcopy", [], "", "let the guest move now, and its memory follow (needs postcopy-ram at both ends from the start)" => run!(migration::start_postcopy);
     "nmi", [], "", "send a non-maskable interrupt" => run!(machine::nmi);
+    "o", [required("fmt", Kind::Format), required("addr", Kind::Int), required("val", Kind::Int)], "/fmt addr value", "write to an I/O port" => run!(ports::write);
     "object_add", [required("object", Kind::Rest).among(names!(objects::types))], "[qom-type=]type,id=str[,prop=value][,...]", "make an object" => run!(objects::object_add);
     "object_del", [required("id", Kind::Text).among(names!(objects::ids))], "id", "remove an object" => run!(objects::object_del);
     "one-insn-per-tb", [optional("option", Kind::Text)], "[on|off]", "translate every guest instruction alone" => run!(control::one_insn_per_tb);
@@ -101,6 +137,7 @@ const INFO: &[HmpCommand] = commands! {
     "history", [], "", "lines typed so far" => run!(control::history);
     "hotpluggable-cpus", [], "", "CPUs that can be plugged in" => run!(machine::hotpluggable_cpus);
     "iothreads", [], "", "threads that devices have for themselves" => run!(objects::iothreads);
+    "irq", [], "", "how many interrupts there have been, where that is counted" => run!(machine::irq);
     "jit", [], "", "what the translator has done" => run!(inspect::jit);
     "kvm", [], "", "whether KVM is in use" => run!(inspect::kvm);
     "mem", [], "", "virtual memory of the chosen CPU, mapping by mapping" => run!(inspect::mem);
@@ -110,9 +147,11 @@ const INFO: &[HmpCommand] = commands! {
     "migrate", [required("all", Kind::Flag('a'))], "[-a]", "how the migration stands (-a: with settings)" => run!(migration::info);
     "migrate_capabilities", [], "", "capabilities of migrations" => run!(migration_settings::info_capabilities);
     "migrate_parameters", [], "", "parameters of migrations" => run!(migration_settings::info_parameters);
-    "mtree", [required("flatview", Kind::Flag('f'))], "[-f]", "the physical address map (-f: as seen by the CPUs, without nesting)" => run!(tree::mtree);
+    "mtree", [required("flatview", Kind::Flag('f')), required("dispatch_tree", Kind::Flag('d')), required("owner", Kind::Flag('o')), required("disabled", Kind::Flag('D'))], "[-f][-d][-o][-D]", "the physical address map (-f: as seen by the CPUs, without nesting; -d: and what an access is sent to; -o: who has made the regions; -D: with those that are off)" => run!(mtree::mtree);
     "name", [], "", "the machine's name" => run!(inspect::name);
     "numa", [], "", "how memory is divided among nodes" => run!(machine::numa);
+    "opcount", [], "", "what the translator has met, where that is counted" => run!(inspect::opcount);
+    "pic", [], "", "interrupt controllers, those that show themselves" => run!(machine::pic);
     "qdm", [], "", "types of devices" => run!(qom::models);
     "qom-tree", [optional("path", Kind::Text)], "[path]", "objects, and those in them" => run!(qom::tree);
     "qtree", [required("brief", Kind::Flag('b'))], "[-b]", "devices and buses (-b: without properties)" => run!(tree::qtree);
@@ -127,6 +166,11 @@ const INFO: &[HmpCommand] = commands! {
     "uuid", [], "", "the machine's UUID" => run!(inspect::uuid);
     "vcpu_dirty_limit", [], "", "how fast CPUs may write, and do" => run!(dirty_rate::limits);
     "version", [], "", "version of the emulator" => run!(inspect::version);
+    "virtio", [], "", "virtio devices" => run!(virtio::list);
+    "virtio-queue-element", [required("path", Kind::Text), required("queue", Kind::Int), optional("index", Kind::Int)], "path queue [index]", "a request in a queue of a virtio device" => run!(virtio::queue_element);
+    "virtio-queue-status", [required("path", Kind::Text), required("queue", Kind::Int)], "path queue", "how a queue of a virtio device stands" => run!(virtio::queue_status);
+    "virtio-status", [required("path", Kind::Text)], "path", "how a virtio device stands" => run!(virtio::status);
+    "virtio-vhost-queue-status", [required("path", Kind::Text), required("queue", Kind::Int)], "path queue", "how a queue of a virtio device stands in the host's kernel" => run!(virtio::vhost_queue_status);
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use actix::prelude::*;
 
+use super::address_space::AddressSpace;
 use super::clock::{TIMEBASE_HZ, VirtualClock};
 use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
@@ -46,6 +47,7 @@ use crate::devices::rom::Rom;
 use crate::devices::rtc::{Rtc, WallClock};
 use crate::devices::shell::{Device, Migrate, Shell};
 use crate::devices::uart::{Uart, UartState};
+use crate::devices::virtio::inspect::VirtioLink;
 use crate::jit::engine::default_cache;
 use crate::migration::ram::block::Bytes;
 use crate::migration::ram::device::DeviceBlock;
@@ -57,7 +59,6 @@ use crate::objects::{ObjectError, Objects};
 use crate::qmp::link::DriveLink;
 use crate::qom::Qom;
 use crate::qtest::gpio::Gpios;
-use crate::qtest::memory::AddressSpace;
 use crate::qtest::stepped::SteppedClock;
 
 /// Why a machine cannot be built.
@@ -135,6 +136,8 @@ pub struct Machine {
     pub qom: Qom,
     /// Where devices can be plugged in, and those that can be taken out.
     pub hotplug: HotplugParts,
+    /// Its virtio devices, for monitors.
+    pub virtio: Vec<VirtioLink>,
 }
 
 /// A qtest session without its character device and log.
@@ -172,6 +175,7 @@ pub(super) struct Board {
     sections: Sections,
     pub(super) roms: Vec<DeviceBlock>,
     pub(super) hotplug: HotplugParts,
+    pub(super) virtio: Vec<VirtioLink>,
 }
 
 impl Board {
@@ -346,6 +350,7 @@ pub fn build(
         sections: Sections::default(),
         roms: Vec::new(),
         hotplug: HotplugParts::default(),
+        virtio: Vec::new(),
     };
     let Devices { uart, drives, plugged, gpios } = match &plan {
         Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
@@ -399,7 +404,7 @@ pub fn build(
         vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &requests, &failure)?);
     }
     let (sections, roms) = (sections(&timers, &vcpus, board.sections), board.roms);
-    let hotplug = board.hotplug;
+    let (hotplug, virtio) = (board.hotplug, board.virtio);
     let links: Vec<VcpuLink> = vcpus.iter().map(VcpuLink::from).collect();
     let parts = VmParts {
         vcpus: links,
@@ -451,6 +456,7 @@ pub fn build(
         harts: peers,
         qom,
         hotplug,
+        virtio,
     })
 }
 

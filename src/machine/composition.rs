@@ -388,6 +388,9 @@ fn plug(machine: &mut Node, spec: &MachineSpec, plugged: &[Plugged], slots: &[St
             None => port_bus(device, &buses).unwrap_or_default(),
         };
         node.set("parent_bus", bus.as_str());
+        if device.driver == "virtio-blk-device" && super::virtio_slots::force_legacy(spec) {
+            node.set("any_layout", false);
+        }
         if device.driver == "virtio-rng-device" && device.prop("rng").is_none() {
             node.set("rng", format!("{path}/default-backend"));
             node.add("default-backend", Node::new("rng-builtin").with("opened", true));

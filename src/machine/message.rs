@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 
+use super::address_space::Absent;
 use super::hotplug::HotplugError;
 use super::spec::WatchdogAction;
 use crate::block::message::BlockFailed;
@@ -207,6 +208,28 @@ pub struct HartSnapshot {
     pub jit: Vec<(String, u64)>,
 }
 
+/// Which memory an address of `ReadMemory` is in. What is no RAM is read as a load of a CPU reads
+/// it, with what that does to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Through the CPU's current translation.
+    Virtual,
+    Physical,
+    /// Physical, with zeros where nothing answers.
+    PhysicalOrZeros,
+}
+
+impl Space {
+    /// What becomes of addresses that nothing answers, of a physical space.
+    pub fn physical(self) -> Option<Absent> {
+        match self {
+            Self::Virtual => None,
+            Self::Physical => Some(Absent::Refused),
+            Self::PhysicalOrZeros => Some(Absent::Zeros),
+        }
+    }
+}
+
 /// Read guest memory, for `x`, `xp`, `memsave`, `pmemsave`, `info mem`.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<u8>, VmError>")]
@@ -214,8 +237,7 @@ pub struct ReadMemory {
     pub cpu: u32,
     pub addr: u64,
     pub len: u64,
-    /// Virtual addresses go through the cpu's current translation.
-    pub physical: bool,
+    pub space: Space,
 }
 
 /// The physical address behind a virtual one, for loads of a CPU as it stands; `None` where nothing
@@ -255,39 +277,24 @@ pub enum MemoryPlace {
     },
 }
 
-/// A node of `info qtree`/`info mtree`, made once by `machine::build`.
+/// What is where, made once by `machine::build`.
 #[derive(Debug, Clone, Default)]
 pub struct MachineTree {
-    /// (start, inclusive end, priority, kind "i/o"|"ram"|"rom", name) of each memory region.
+    /// Every range that something answers.
     pub memory: Vec<MemoryNode>,
-    /// Devices as `info qtree` lists them.
-    pub devices: Vec<DeviceNode>,
     /// Images loaded into guest memory, for `info roms`.
     pub roms: Vec<RomNode>,
     /// The device tree as a blob; empty where there is none.
     pub device_tree: Vec<u8>,
 }
 
-/// A memory region of `info mtree`.
+/// A range of physical addresses: its kind is "i/o", "ram", "rom" or "romd".
 #[derive(Debug, Clone)]
 pub struct MemoryNode {
     pub start: u64,
     pub end_inclusive: u64,
     pub kind: &'static str,
     pub name: String,
-}
-
-/// A device of `info qtree`.
-#[derive(Debug, Clone, Default)]
-pub struct DeviceNode {
-    pub type_name: String,
-    pub id: String,
-    /// `name = value` lines, in order.
-    pub properties: Vec<(String, String)>,
-    /// `mmio ADDR/SIZE` lines.
-    pub mmio: Vec<(u64, u64)>,
-    /// Child buses: (bus name, bus type, devices).
-    pub buses: Vec<(String, String, Vec<DeviceNode>)>,
 }
 
 /// A loaded image of `info roms`.
@@ -298,7 +305,7 @@ pub struct RomNode {
     pub name: String,
 }
 
-/// `info mtree|qtree|roms`.
+/// `info roms`, `dumpdtb`.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Arc<MachineTree>, VmError>")]
 pub struct QueryTree;

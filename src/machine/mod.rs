@@ -1,6 +1,7 @@
 //! The machine: guest memory, the validated spec, the device tree, loaders, the built-in SBI,
 //! the `Vm` actor and the only place that wires actors together (`build`).
 
+pub mod address_space;
 mod boot_order;
 pub mod build;
 pub mod clock;

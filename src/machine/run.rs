@@ -122,6 +122,7 @@ async fn machine(
     let mut info =
         machine_info(&spec, &machine.qom, &chardevs, objects.clone(), descriptors.clone());
     info.drives.clone_from(&machine.drives);
+    info.virtio.clone_from(&machine.virtio);
     if spec.preconfig {
         info.preconfig = Preconfig::waiting(machine.vm.clone().recipient(), power_on);
     }
@@ -372,6 +373,7 @@ fn machine_info(
         ],
         chardevs: chardevs.clone(),
         drives: Vec::new(),
+        virtio: Vec::new(),
         accelerator,
         one_insn_per_tb: one_insn,
         blockers: Arc::new([]),

@@ -14,18 +14,21 @@ use super::hotplug::{PluggedPort, SerialBus};
 use super::memory::GuestRam;
 use super::memory_map as map;
 use super::spec::{DeviceSpec, GlobalSpec, MachineSpec, ObjectKind};
+use crate::actors::cell::DeviceCell;
 use crate::actors::message::IrqLevel;
 use crate::actors::outlet::Outlet;
 use crate::actors::timer::TimerLine;
 use crate::block::message::BlockFailed;
 use crate::chardev::message::CharBackend;
+use crate::devices::shell::Shell;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::{Console, PortBus};
 use crate::devices::virtio::create::{self, BlkConnections, Properties, SerialDevice};
 use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::entropy;
+use crate::devices::virtio::inspect::VirtioLink;
 use crate::devices::virtio::rng::{AssignTimer, Rng};
-use crate::devices::virtio::transport::{EmptySlot, MmioSlot};
+use crate::devices::virtio::transport::{EmptySlot, MmioSlot, VirtioMmio};
 use crate::objects::Objects;
 
 type Chardevs<'a> = &'a dyn Fn(&str) -> Option<CharBackend>;
@@ -80,6 +83,11 @@ fn qom_path(spec: &MachineSpec, device: &DeviceSpec) -> String {
             format!("/machine/peripheral-anon/device[{before}]")
         }
     }
+}
+
+/// The device at this path, for monitors.
+fn link<D: VirtioDevice>(path: String, cell: &DeviceCell<Shell<VirtioMmio<D>>>) -> VirtioLink {
+    VirtioLink { path, inspect: cell.recipient(), element: cell.recipient() }
 }
 
 /// What is said of the failures of a device over the drive `id`.
@@ -221,6 +229,7 @@ pub(super) fn plug_all(
                 let shared = Arbiter::current();
                 let arbiter = thread.as_ref().map_or(&shared, |thread| thread.arbiter());
                 let cell = board.map_on(arbiter, name, region.base, virtio);
+                board.virtio.push(link(path.clone(), &cell));
                 board.manage(idstr::<Blk>(region.base), &cell);
                 let device = Some(device.id.clone().unwrap_or(path));
                 nodes.push(PluggedDrive { id, node, device, may_stop, thread });
@@ -233,6 +242,7 @@ pub(super) fn plug_all(
                 let limited = rng.needs_timer();
                 let virtio = rng.plug(source, clock, board.timers.arm_outlet(), slot);
                 let cell = board.map(name, region.base, virtio);
+                board.virtio.push(link(qom_path(spec, device), &cell));
                 if limited {
                     let fired = Outlet::Mailbox(cell.recipient());
                     let line: TimerLine = board.timers.register(fired)?;
@@ -243,7 +253,9 @@ pub(super) fn plug_all(
             Some(Plug::Serial(device, serial)) => {
                 let cell = board.map(name, region.base, serial.plug(slot));
                 let name = serial_bus_name(spec, device);
-                let path = format!("{}/{name}", qom_path(spec, device));
+                let path = qom_path(spec, device);
+                board.virtio.push(link(path.clone(), &cell));
+                let path = format!("{path}/{name}");
                 let ports = PortBus { plug: cell.recipient(), unplug: cell.recipient() };
                 board.hotplug.buses.push(SerialBus { name, path, ports });
                 board.manage(idstr::<Console>(region.base), &cell);

@@ -18,6 +18,7 @@ use std::time::Duration;
 use actix::dev::RecipientRequest;
 use actix::prelude::*;
 
+use super::address_space::AddressSpace;
 use super::clock::VirtualClock;
 use super::memory::GuestRam;
 use super::message::*;
@@ -29,7 +30,7 @@ use crate::block::message::BlockFailed;
 use crate::block::node::Ownership;
 use crate::chardev::message::PortOpened;
 use crate::cpu::vcpu::{
-    HartStart, LimitBlocks, ReadVirtual, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
+    HartStart, LimitBlocks, ReadGuest, ResetHart, SnapshotHart, TranslateAddress, VcpuThread,
 };
 use crate::trace;
 
@@ -45,7 +46,7 @@ pub struct VcpuLink {
     pub resume: Recipient<Resume>,
     pub reset: Recipient<ResetHart>,
     pub snapshot: Recipient<SnapshotHart>,
-    pub read: Recipient<ReadVirtual>,
+    pub read: Recipient<ReadGuest>,
     pub translate: Recipient<TranslateAddress>,
     pub limit: Recipient<LimitBlocks>,
     pub terminate: Recipient<Terminate>,
@@ -506,21 +507,20 @@ impl Handler<ReadMemory> for Vm {
     type Result = ResponseFuture<Result<Vec<u8>, VmError>>;
 
     fn handle(&mut self, message: ReadMemory, _: &mut Self::Context) -> Self::Result {
-        let ReadMemory { cpu, addr, len, physical } = message;
+        let ReadMemory { cpu, addr, len, space } = message;
         let ram = Arc::clone(&self.parts.ram);
         let vcpu = self.vcpu(cpu).cloned();
         Box::pin(async move {
             if len > MOST_READ {
                 return Err(VmError(format!("more than {MOST_READ} bytes asked for: {len}")));
             }
-            if physical {
-                let denied = |error| ram.unreadable(&error, addr);
-                ram.host(addr, len).map_err(denied)?;
-                let mut bytes = vec![0; len as usize];
-                ram.read(addr, &mut bytes).map_err(denied)?;
-                return Ok(bytes);
+            if let Some(absent) = space.physical()
+                && (ram.contains(addr, len) || vcpu.is_err())
+            {
+                // Nobody has to be asked for RAM, and without a CPU there is no bus.
+                return AddressSpace { ram, bus: Arc::default() }.look(addr, len, absent);
             }
-            ask(vcpu?.read.send(ReadVirtual { addr, len }), "the vCPU").await?
+            ask(vcpu?.read.send(ReadGuest { addr, len, space }), "the vCPU").await?
         })
     }
 }

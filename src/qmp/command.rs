@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::commands::{
     backends, block, chardev, command_line, cpu_models, descriptors, device_tree, devices,
     dirty_rate, human, introspect, jobs, machine, memory, migration, migration_settings,
-    migration_start, objects, preconfig, printed, qom, stats, status, tpm, trace, yank,
+    migration_start, objects, preconfig, printed, qom, stats, status, tpm, trace, virtio, yank,
 };
 use super::error::QmpError;
 use super::link::Services;
@@ -148,8 +148,11 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<jobs::JobResume>(),
         entry::<jobs::QueryJobs>(),
         entry::<machine::QueryHotpluggableCpus>(),
+        entry::<printed::XQueryInterruptControllers>(),
+        entry::<printed::XQueryIrq>(),
         entry::<printed::XQueryJit>(),
         entry::<printed::XQueryNuma>(),
+        entry::<printed::XQueryOpcount>(),
         entry::<printed::XQueryRamblock>(),
         entry::<printed::XQueryRoms>(),
         entry::<stats::QueryStats>(),
@@ -165,6 +168,11 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<status::SystemReset>(),
         entry::<yank::QueryYank>(),
         entry::<yank::Yank>(),
+        entry::<virtio::XQueryVirtio>(),
+        entry::<virtio::XQueryVirtioQueueElement>(),
+        entry::<virtio::XQueryVirtioQueueStatus>(),
+        entry::<virtio::XQueryVirtioStatus>(),
+        entry::<virtio::XQueryVirtioVhostQueueStatus>(),
     ]
 });
 

@@ -17,6 +17,7 @@ use super::migration::Migration;
 use crate::actors::outlet::Outlet;
 use crate::block::message::QueryDrive;
 use crate::chardev::Chardevs;
+use crate::devices::virtio::inspect::VirtioLink;
 use crate::machine::hotplug::Hotplug;
 use crate::machine::message as vm;
 use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
@@ -220,6 +221,8 @@ pub struct MachineInfo {
     pub chardevs: Chardevs,
     /// In the order of the command line.
     pub drives: Vec<DriveLink>,
+    /// Virtio devices.
+    pub virtio: Vec<VirtioLink>,
     /// What `-object` and `object-add` have made.
     pub objects: Objects,
     /// The machine in the object model.

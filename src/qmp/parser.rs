@@ -28,7 +28,8 @@ pub fn parse_value(text: &str) -> Result<Value, String> {
             });
         });
     }
-    value.unwrap_or_else(|| Err("JSON parse error, premature EOI".into()))
+    let rest = stream.collector.end();
+    value.or(rest).unwrap_or_else(|| Err("Expecting a JSON value".into()))
 }
 
 /// Parse text that is one object.
@@ -100,6 +101,14 @@ impl Collector {
         self.tokens.push((kind, size as u32));
         let open = self.braces > 0 || self.brackets > 0;
         if open && self.braces >= 0 && self.brackets >= 0 {
+            return None;
+        }
+        self.end()
+    }
+
+    /// Nothing more comes of the document that is under way.
+    fn end(&mut self) -> Option<Document> {
+        if self.tokens.is_empty() {
             return None;
         }
         let parsed = Parser { text: &self.text, tokens: &self.tokens, at: 0 }.value();

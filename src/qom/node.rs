@@ -206,6 +206,14 @@ impl Node {
         })
     }
 
+    /// The object's own links, with where they lead, in the order in which they came to be.
+    pub fn links(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Link { name, path, .. } => Some((name.as_str(), path.as_str())),
+            _ => None,
+        })
+    }
+
     /// The object at this path below, of children's names.
     pub fn at_mut(&mut self, path: &str) -> Option<&mut Self> {
         let mut names = path.split('/').filter(|name| !name.is_empty());

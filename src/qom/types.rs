@@ -4,6 +4,7 @@
 mod base;
 mod boards;
 mod cpus;
+mod declared;
 mod devices;
 mod user;
 
@@ -13,6 +14,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(crate) use cpus::SWITCHES;
+pub(crate) use declared::declared;
 
 /// The root of every type that there are objects of.
 pub const OBJECT: &str = "object";

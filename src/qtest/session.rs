@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use super::command::{self, Command, Encoding, Malformed};
 use super::gpio::{Gpios, LinesChanged};
 use super::log::Log;
-use super::memory::AddressSpace;
 use super::stepped::SteppedClock;
 use crate::chardev::message::{
     Attach, CharBackend, CharCredit, CharEvent, CharInput, CharOutput, CharWritten,
 };
 use crate::cpu::vcpu::AccessCsr;
+use crate::machine::address_space::AddressSpace;
 
 /// Bytes of input that may be under way.
 const INPUT_WINDOW: usize = 64 << 10;

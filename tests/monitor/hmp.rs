@@ -5,8 +5,10 @@ use std::sync::Arc;
 use actix::Addr;
 use understudy::chardev::message::CharEvent;
 use understudy::hmp::session;
-use understudy::machine::message::{DeviceNode, MachineTree, MemoryNode, RomNode, RunState};
+use understudy::machine::message::{MachineTree, MemoryNode, RomNode, RunState};
+use understudy::qmp::link::MachineInfo;
 use understudy::qmp::monitor::{ExecuteHuman, Monitor};
+use understudy::qom::{Node, Qom};
 
 use crate::harness::{MockVm, RAM_BASE, Terminal, With, bytes_of, info, monitor, monitor_with};
 
@@ -351,52 +353,86 @@ async fn trees() {
         kind,
         name: name.into(),
     };
-    let disk = DeviceNode {
-        type_name: "virtio-blk-device".into(),
-        id: "d0".into(),
-        properties: vec![("drive".into(), "\"x\"".into())],
-        ..Default::default()
-    };
-    let transport = DeviceNode {
-        type_name: "virtio-mmio".into(),
-        mmio: vec![(0x1000_1000, 0x200)],
-        buses: vec![("virtio-mmio-bus.0".into(), "virtio-mmio-bus".into(), vec![disk])],
-        ..Default::default()
-    };
     let tree = MachineTree {
         memory: vec![
             region(0x8000_0000, 0x8fff_ffff, "ram", "riscv_virt_board.ram"),
             region(0x1000, 0xffff, "rom", "riscv_virt_board.mrom"),
         ],
-        devices: vec![transport],
         roms: vec![
             RomNode { addr: 0x1000, size: 0x28, name: "mrom.reset".into() },
             RomNode { addr: 0x8000_0000, size: 0x42868, name: "fw.bin".into() },
         ],
         ..Default::default()
     };
-    let (_vm, monitor) = monitor(MockVm { tree: Arc::new(tree), ..Default::default() });
+    let path = "/machine/unattached/device[0]";
+    let bus = format!("{path}/virtio-mmio-bus.0");
+    let at = |addr: u64, size: u64| {
+        let region = Node::new("memory-region").with("container", "/machine/unattached/system[0]");
+        region.with("addr", addr).with("size", size)
+    };
+    let mut slots = Node::new("virtio-mmio-bus");
+    slots.holds_device("virtio-rng-device", "/machine/peripheral/rng0", 0);
+    let mut transport = Node::new("virtio-mmio")
+        .holding("virtio-mmio-bus.0", slots)
+        .holding("virtio-mmio[0]", at(0x1000_1000, 0x200));
+    transport.link("sysbus-irq[0]", "irq", "/machine/plic/unnamed-gpio-in[1]");
+    let mut system = Node::new("System");
+    system.holds_device("virtio-mmio", path, 0);
+    let unattached = Node::new("container")
+        .holding("sysbus", system)
+        .holding("system[0]", Node::new("memory-region").with("size", u64::MAX))
+        .holding("io[0]", Node::new("memory-region").with("size", 0x1_0000))
+        .holding("riscv_virt_board.mrom[0]", at(0x1000, 0xf000))
+        .holding("device[0]", transport);
+    let rng = Node::new("virtio-rng-device").with("parent_bus", bus);
+    let machine = Node::new("virt-machine")
+        .holding("unattached", unattached)
+        .holding("peripheral", Node::new("container").holding("rng0", rng));
+    let info = MachineInfo { qom: Qom::new(machine, None), ..info() };
+    let vm = MockVm { tree: Arc::new(tree), ..Default::default() };
+    let (_vm, monitor) = monitor_with(vm, info);
     run(
         &monitor,
         &[
             (
                 "info mtree",
-                "address-space: memory
+                "address-space: cpu-memory-0
+address-space: cpu-memory-1
+address-space: memory
   0000000000000000-ffffffffffffffff (prio 0, i/o): system
     0000000000001000-000000000000ffff (prio 0, rom): riscv_virt_board.mrom
-    0000000080000000-000000008fffffff (prio 0, ram): riscv_virt_board.ram
+    0000000010001000-00000000100011ff (prio 0, i/o): virtio-mmio
+
+address-space: I/O
+  0000000000000000-000000000000ffff (prio 0, i/o): io
 
 ",
             ),
             (
-                "info mtree -f",
+                "info mtree -f -d -o",
                 "FlatView #0
+ AS \"I/O\", root: io
+ Root memory region: io
+  0000000000000000-000000000000ffff (prio 0, i/o): io parent:{obj path=/machine/unattached}
+  Dispatch
+    Physical sections
+      #0 @0000000000000000..ffffffffffffffff (noname) [unassigned]
+      #1 @0000000000000000..000000000000ffff io
+
+FlatView #1
  AS \"memory\", root: system
  AS \"cpu-memory-0\", root: system
  AS \"cpu-memory-1\", root: system
  Root memory region: system
-  0000000000001000-000000000000ffff (prio 0, rom): riscv_virt_board.mrom
-  0000000080000000-000000008fffffff (prio 0, ram): riscv_virt_board.ram
+  0000000000001000-000000000000ffff (prio 0, rom): riscv_virt_board.mrom \
+                parent:{obj path=/machine/unattached}
+  0000000010001000-00000000100011ff (prio 0, i/o): virtio-mmio \
+                owner:{dev path=/machine/unattached/device[0]}
+  Dispatch
+    Physical sections
+      #0 @0000000000000000..ffffffffffffffff (noname) [unassigned]
+      #1 @0000000000001000..000000000000ffff riscv_virt_board.mrom
+      #2 @0000000010001000..00000000100011ff virtio-mmio
 
 ",
             ),
@@ -409,13 +445,47 @@ async fn trees() {
                 "bus: main-system-bus
   type System
   dev: virtio-mmio, id \"\"
+    gpio-out \"sysbus-irq\" 1
+    format_transport_address = true
+    force-legacy = true
+    ioeventfd = true
     mmio 0000000010001000/0000000000000200
     bus: virtio-mmio-bus.0
       type virtio-mmio-bus
-      dev: virtio-blk-device, id \"d0\"
-        drive = \"x\"
+      dev: virtio-rng-device, id \"rng0\"
+        max-bytes = 9223372036854775807 (0x7fffffffffffffff)
+        period = 65536 (0x10000)
+        indirect_desc = true
+        event_idx = true
+        notify_on_empty = true
+        any_layout = true
+        iommu_platform = false
+        packed = false
+        queue_reset = true
+        in_order = false
+        use-started = true
+        use-disabled-flag = true
+        x-disable-legacy-check = false
 ",
             ),
+            (
+                "info qtree -b",
+                "bus: main-system-bus
+  type System
+  dev: virtio-mmio, id \"\"
+    bus: virtio-mmio-bus.0
+      type virtio-mmio-bus
+      dev: virtio-rng-device, id \"rng0\"
+",
+            ),
+            ("info irq", ""),
+            ("info pic", ""),
+            ("i/h 0x10", "portw[0x0010] = 0xffff\n"),
+            ("i/w 0xfffd .7", "portl[0xfffe] = 0x0000ffff\n"),
+            ("i/g 5", "portb[0x0005] = 0x00000000000000ff\n"),
+            ("o/b 5 6", ""),
+            ("info virtio", "Error: No virtio devices found\n"),
+            ("info virtio-status rng0", "Error: Path rng0 is not a realized VirtIODevice\n"),
             (
                 "info roms",
                 "addr=0000000000001000 size=0x000028 mem=rom name=\"mrom.reset\"

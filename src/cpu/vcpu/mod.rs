@@ -27,8 +27,9 @@ use crate::actors::message::{ActorFailed, Pause, Resume, Terminate};
 use crate::actors::outlet::Outlet;
 use crate::jit::engine::{Engine, EngineError, EntryObserver, Exit};
 use crate::jit::ir::BlockShape;
+use crate::machine::address_space::{Absent, AddressSpace};
 use crate::machine::memory::{PAGE_SIZE, RamError};
-use crate::machine::message::{HartSnapshot, TakeRest, VmError};
+use crate::machine::message::{HartSnapshot, Space, TakeRest, VmError};
 use crate::machine::presence::Wake;
 use crate::threads;
 pub use sbi::BuiltinFirmware;
@@ -75,12 +76,14 @@ pub struct ResetHart {
 #[rtype(result = "HartSnapshot")]
 pub struct SnapshotHart;
 
-/// Read guest memory at a virtual address as the hart maps it now.
+/// Read guest memory as a monitor does: at a virtual address as the hart maps it now, or at a
+/// physical one.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Vec<u8>, VmError>")]
-pub struct ReadVirtual {
+pub struct ReadGuest {
     pub addr: u64,
     pub len: u64,
+    pub space: Space,
 }
 
 /// The physical address behind a virtual one, for loads of the hart as it stands; `None` where
@@ -417,6 +420,12 @@ impl Vcpu {
         trap::take(&mut self.hart, trap);
     }
 
+    /// What the hart can reach, as it has no other hand in it.
+    fn address_space(&self) -> AddressSpace {
+        let env = &self.hart.env;
+        AddressSpace { ram: Arc::clone(&env.ram), bus: Arc::clone(&env.bus) }
+    }
+
     fn read_virtual(&mut self, addr: u64, len: u64) -> Result<Vec<u8>, VmError> {
         let mut bytes = Vec::new();
         let mut at = addr;
@@ -432,9 +441,8 @@ impl Vcpu {
                 Err(_) => return Err(denied()),
             };
             let room = PAGE_SIZE - at % PAGE_SIZE;
-            let mut piece = vec![0; room.min(len - bytes.len() as u64) as usize];
-            let ram = &self.hart.env.ram;
-            ram.read(m.pa, &mut piece).map_err(|error| ram.unreadable(&error, at))?;
+            let room = room.min(len - bytes.len() as u64);
+            let mut piece = self.address_space().look(m.pa, room, Absent::Refused)?;
             at = at.wrapping_add(piece.len() as u64);
             bytes.append(&mut piece);
         }
@@ -650,14 +658,17 @@ impl Handler<AccessCsr> for Vcpu {
     }
 }
 
-impl Handler<ReadVirtual> for Vcpu {
+impl Handler<ReadGuest> for Vcpu {
     type Result = Result<Vec<u8>, VmError>;
 
     fn handle(
         &mut self,
-        ReadVirtual { addr, len }: ReadVirtual,
+        ReadGuest { addr, len, space }: ReadGuest,
         _: &mut Self::Context,
     ) -> Self::Result {
+        if let Some(absent) = space.physical() {
+            return self.address_space().look(addr, len, absent);
+        }
         // What the hart itself waits for is not what the monitor asks for.
         let waits_for = self.hart.missing.take();
         let read = self.read_virtual(addr, len);

@@ -14,6 +14,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 use super::create::PortDevice;
 use super::device::{VirtioDevice, VirtioState, guest_error};
+use super::inspect::PortReport;
 use super::properties::DeviceError;
 use super::queue::Chain;
 use super::transport::VirtioMmio;
@@ -311,8 +312,10 @@ impl Console {
     }
 
     fn plug(&mut self, plug: PlugPort, state: &mut VirtioState) -> Result<u32, DeviceError> {
-        let taken = self.ports.iter().map(|port| port.options.nr).collect::<Vec<_>>();
-        let options = plug.port.place(&taken, self.max_ports, plug.backend, plug.announce)?;
+        let others =
+            self.ports.iter().map(|Port { options, .. }| (options.nr, options.name.as_str()));
+        let others = others.collect::<Vec<_>>();
+        let options = plug.port.place(&others, self.max_ports, plug.backend, plug.announce)?;
         let nr = options.nr;
         let port = Port::new(self.next_key, options);
         self.next_key += 1;
@@ -485,6 +488,16 @@ impl VirtioDevice for Console {
         config.extend(self.max_ports.to_le_bytes());
         config.extend([0; 4]);
         config
+    }
+
+    fn ports(&self) -> Vec<PortReport> {
+        let report = |port: &Port| PortReport {
+            nr: port.options.nr,
+            guest_open: port.guest_open,
+            host_open: port.host_open,
+            throttled: port.writing,
+        };
+        self.ports.iter().map(report).collect()
     }
 
     /// Early output of a driver that has no queues yet.

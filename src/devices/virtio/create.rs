@@ -333,24 +333,25 @@ pub fn port(console: bool, properties: &Properties) -> Result<PortDevice, Device
 }
 
 impl PortDevice {
-    /// Decide its number among `taken`, below `max_ports`.
+    /// Decide its number, below `max_ports`, beside the ports that are there.
     pub(super) fn place(
         self,
-        taken: &[u32],
+        others: &[(u32, &str)],
         max_ports: u32,
         backend: Option<CharBackend>,
         announce: Option<(String, Outlet<PortOpened>)>,
     ) -> Result<PortOptions, DeviceError> {
         let Self { console, name, nr, .. } = self;
-        if nr == 0 && !console {
-            return refused(
-                "Port number 0 on virtio-serial devices reserved for virtconsole devices for \
-                 backward compatibility.",
-            );
+        let is_taken = |nr: u32| others.iter().any(|(other, _)| *other == nr);
+        if is_taken(nr) {
+            return refused(format!("virtio-serial-bus: A port already exists at id {nr}"));
+        }
+        if !name.is_empty() && others.iter().any(|(_, other)| *other == name) {
+            return refused(format!("virtio-serial-bus: A port already exists by name {name}"));
         }
         let nr = if nr == AUTO_PORT {
             let first = if console { 0 } else { 1 };
-            match (first..max_ports).find(|nr| !taken.contains(nr)) {
+            match (first..max_ports).find(|nr| !is_taken(*nr)) {
                 Some(nr) => nr,
                 None => {
                     return refused(
@@ -361,14 +362,17 @@ impl PortDevice {
         } else {
             nr
         };
-        if taken.contains(&nr) {
-            return refused(format!("virtio-serial-bus: A port already exists at id {nr}"));
-        }
         if nr >= max_ports {
             let max = max_ports - 1;
             return refused(format!(
                 "virtio-serial-bus: Out-of-range port id specified, max. allowed: {max}"
             ));
+        }
+        if nr == 0 && !console {
+            return refused(
+                "Port number 0 on virtio-serial devices reserved for virtconsole devices for \
+                 backward compatibility.",
+            );
         }
         Ok(PortOptions { nr, console, name, backend, announce })
     }
@@ -383,8 +387,8 @@ impl SerialDevice {
         backend: Option<CharBackend>,
         announce: Option<(String, Outlet<PortOpened>)>,
     ) -> Result<u32, DeviceError> {
-        let taken: Vec<_> = self.ports.iter().map(|port| port.nr).collect();
-        let options = port.place(&taken, self.max_ports, backend, announce)?;
+        let others: Vec<_> = self.ports.iter().map(|port| (port.nr, port.name.as_str())).collect();
+        let options = port.place(&others, self.max_ports, backend, announce)?;
         let nr = options.nr;
         self.ports.push(options);
         Ok(nr)
@@ -463,7 +467,15 @@ mod tests {
             add(true, "nr=40").unwrap_err(),
             "virtio-serial-bus: Out-of-range port id specified, max. allowed: 2"
         );
-        assert!(add(false, "nr=0").unwrap_err().starts_with("Port number 0 on virtio-serial"));
+        assert_eq!(
+            add(false, "name=a").unwrap_err(),
+            "virtio-serial-bus: A port already exists by name a"
+        );
+        assert!(add(false, "nr=0").unwrap_err().ends_with("A port already exists at id 0"));
+        let mut empty = serial(&properties("")).unwrap();
+        let first = port(false, &properties("nr=0")).unwrap();
+        let refusal = empty.add(first, None, None).unwrap_err().to_string();
+        assert!(refusal.starts_with("Port number 0 on virtio-serial"), "{refusal}");
         add(true, "").unwrap();
         assert!(add(true, "").unwrap_err().ends_with("Maximum port limit for this device reached"));
         assert_eq!(bus.ports.iter().map(|port| port.nr).collect::<Vec<_>>(), [1, 0, 2]);

@@ -8,6 +8,7 @@ use actix::Addr;
 use virtio_bindings::virtio_config::{VIRTIO_F_NOTIFY_ON_EMPTY, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
+use super::inspect::PortReport;
 use super::queue::{Chain, QueueError, RingFeatures, Virtqueue};
 use super::transport::VirtioMmio;
 use crate::actors::message::IrqLevel;
@@ -83,6 +84,11 @@ pub trait VirtioDevice: Send + Sized + Unpin + 'static {
 
     /// Back to the state after power-on. The queues are reset by the transport.
     fn reset(&mut self, state: &mut VirtioState);
+
+    /// The ports of a bus of them.
+    fn ports(&self) -> Vec<PortReport> {
+        Vec::new()
+    }
 
     /// The device's own state. `state` is for what of it the queues know.
     fn save(&self, state: &VirtioState) -> Result<Self::State, StateError>;

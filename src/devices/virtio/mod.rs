@@ -5,6 +5,7 @@ pub mod console;
 pub mod create;
 pub mod device;
 pub mod entropy;
+pub mod inspect;
 pub mod properties;
 pub mod queue;
 pub mod rng;

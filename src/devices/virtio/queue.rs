@@ -86,10 +86,52 @@ pub struct Virtqueue {
     /// Guest-physical address of the used ring.
     pub used: u64,
     next_avail: u16,
+    /// The driver's index as last read.
+    seen_avail: u16,
     next_used: u16,
     in_flight: u16,
     /// `next_used` when the driver was last interrupted, or considered for it.
     signalled: Option<u16>,
+}
+
+/// A request as it is in memory, for who looks at it from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// Index of its first descriptor.
+    pub head: u16,
+    /// Its chain as far as it goes, or that of its indirect table.
+    pub descriptors: Vec<ElementDescriptor>,
+    pub avail_flags: u16,
+    pub avail_index: u16,
+    pub used_flags: u16,
+    pub used_index: u16,
+}
+
+/// A descriptor of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElementDescriptor {
+    pub addr: u64,
+    pub len: u32,
+    pub flags: u16,
+}
+
+impl ElementDescriptor {
+    /// What its flags are called.
+    pub fn flag_names(self) -> impl Iterator<Item = &'static str> {
+        let names = [(DESC_F_NEXT, "next"), (DESC_F_WRITE, "write"), (DESC_F_INDIRECT, "indirect")];
+        names.into_iter().filter(move |(flag, _)| self.flags & flag != 0).map(|(_, name)| name)
+    }
+}
+
+/// Why there is no request to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ElementError {
+    #[error("Region caches not initialized")]
+    NotLaidOut,
+    #[error("Cannot map descriptor ring")]
+    Descriptors,
+    #[error("Cannot map indirect buffer")]
+    Indirect,
 }
 
 struct Descriptor {
@@ -147,8 +189,9 @@ impl Virtqueue {
         self.used.wrapping_add(4 + 8 * u64::from(index % self.size.max(1)))
     }
 
-    fn avail_index(&self, ram: &GuestRam) -> Result<u16, RamError> {
-        ram.load_u16(self.avail.wrapping_add(2))
+    fn avail_index(&mut self, ram: &GuestRam) -> Result<u16, RamError> {
+        self.seen_avail = ram.load_u16(self.avail.wrapping_add(2))?;
+        Ok(self.seen_avail)
     }
 
     /// Take the next request. When there is none, the driver is asked to notify the next one.
@@ -219,6 +262,66 @@ impl Virtqueue {
         Ok(())
     }
 
+    /// The driver's index as the device read it last.
+    pub fn seen_avail(&self) -> u16 {
+        self.seen_avail
+    }
+
+    /// Index of the next entry of the used ring.
+    pub fn next_used(&self) -> u16 {
+        self.next_used
+    }
+
+    /// That index when the driver was last interrupted, or considered for it.
+    pub fn signalled(&self) -> Option<u16> {
+        self.signalled
+    }
+
+    /// The request that entry `index` of the available ring names (the next to take, without an
+    /// index), as it is laid out in memory, right or wrong.
+    pub fn element(&self, ram: &GuestRam, index: Option<u16>) -> Result<Element, ElementError> {
+        if !self.ready {
+            return Err(ElementError::NotLaidOut);
+        }
+        let unmapped = |_| ElementError::Descriptors;
+        let head = ram.load_u16(self.avail_slot(index.unwrap_or(self.next_avail)));
+        let head = head.map_err(unmapped)?;
+        let mut next = Descriptor::load(ram, self.descriptor(u64::from(head))).map_err(unmapped)?;
+        let (mut table, mut count) = (self.desc, u32::from(self.size));
+        if next.flags & DESC_F_INDIRECT != 0 {
+            if !ram.contains(next.addr, u64::from(next.len)) {
+                return Err(ElementError::Indirect);
+            }
+            (table, count) = (next.addr, next.len / DESC_LEN as u32);
+            next = Descriptor::load(ram, table).map_err(|_| ElementError::Indirect)?;
+        }
+        let mut descriptors = Vec::new();
+        // One that goes in circles is shown once round.
+        for _ in 0..count.min(u32::from(QUEUE_SIZE_MAX)) {
+            let Descriptor { addr, len, flags, next: index } = next;
+            descriptors.push(ElementDescriptor { addr, len, flags });
+            if flags & DESC_F_NEXT == 0 || u32::from(index) >= count {
+                break;
+            }
+            let at = table.wrapping_add(DESC_LEN * u64::from(index));
+            let Ok(after) = Descriptor::load(ram, at) else { break };
+            next = after;
+        }
+        let word = |at: u64| ram.load_u16(at).map_err(unmapped);
+        Ok(Element {
+            head,
+            descriptors,
+            avail_flags: word(self.avail)?,
+            avail_index: word(self.avail.wrapping_add(2))?,
+            used_flags: word(self.used)?,
+            used_index: word(self.used.wrapping_add(2))?,
+        })
+    }
+
+    fn descriptor(&self, index: u64) -> u64 {
+        self.desc.wrapping_add(DESC_LEN * index)
+    }
+
     /// Index of the next request to take.
     pub fn next_avail(&self) -> u16 {
         self.next_avail
@@ -228,6 +331,7 @@ impl Virtqueue {
     /// be: no more requests are out than the queue has room for.
     pub fn resume_at(&mut self, ram: &GuestRam, next_avail: u16) -> Result<bool, RamError> {
         self.next_avail = next_avail;
+        self.avail_index(ram)?;
         self.signalled = None;
         let used = ram.load_u16(self.used.wrapping_add(2))?;
         self.next_used = used;
@@ -393,6 +497,41 @@ mod tests {
         queue.push(&ram, 1, 5).unwrap();
         assert_eq!(ram.load_u64(USED + 4).unwrap(), 5 << 32 | 1);
         assert_eq!(ram.load_u16(USED + 2).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_request_is_shown_as_it_is_in_memory() {
+        let (ram, mut queue) = rig();
+        lay(&ram, DESC, &[(DATA, 16, 1, 2), (TABLE, 32, 4, 0), (DATA + 64, 512, 3, 0)]);
+        lay(&ram, TABLE, &[(DATA, 8, 1, 1), (1, 0, 2, 9)]);
+        offer(&ram, &[0, 1, 7]);
+        let shown = |queue: &Virtqueue, index| match queue.element(&ram, index) {
+            Err(error) => error.to_string(),
+            Ok(element) => {
+                let one = |d: &ElementDescriptor| {
+                    let flags: Vec<_> = d.flag_names().collect();
+                    format!("{:x}+{}{}", d.addr, d.len, flags.concat())
+                };
+                let list: Vec<String> = element.descriptors.iter().map(one).collect();
+                let Element { head, avail_index, used_index, .. } = element;
+                format!("{head} of {avail_index}, {used_index}: {}", list.join(" "))
+            }
+        };
+        let loops = "0 of 3, 0: 80008000+16next 80008040+512nextwrite 80008000+16next \
+                     80008040+512nextwrite 80008000+16next 80008040+512nextwrite \
+                     80008000+16next 80008040+512nextwrite";
+        assert_eq!(shown(&queue, None), loops);
+        assert_eq!(shown(&queue, Some(0x1009)), "1 of 3, 0: 80008000+8next 1+0write");
+        assert_eq!(shown(&queue, Some(2)), "7 of 3, 0: 0+0");
+        lay(&ram, DESC, &[(DATA, 16, 1, 8)]);
+        assert_eq!(shown(&queue, None), "0 of 3, 0: 80008000+16next");
+        lay(&ram, DESC, &[(0x1000, 16, 4, 0)]);
+        assert_eq!(shown(&queue, None), "Cannot map indirect buffer");
+        queue.used = 0x1000;
+        lay(&ram, DESC, &[(DATA, 16, 0, 0)]);
+        assert_eq!(shown(&queue, None), "Cannot map descriptor ring");
+        queue.ready = false;
+        assert_eq!(shown(&queue, None), "Region caches not initialized");
     }
 
     #[test]

@@ -116,17 +116,21 @@ pub struct MmioSlot {
 pub struct VirtioMmio<D> {
     pub(super) device: D,
     pub(super) state: VirtioState,
-    legacy: bool,
+    pub(super) legacy: bool,
     /// Features on offer.
-    offered: u64,
+    pub(super) offered: u64,
+    /// What the properties say, of either interface.
+    pub(super) rings: RingOptions,
+    /// The driver has said which features it wants.
+    pub(super) negotiated: bool,
     device_features_sel: u32,
     driver_features_sel: u32,
     /// Modern: what the driver wrote, taken over at FEATURES_OK.
     driver_features: [u32; 2],
     page_shift: u32,
-    queue_sel: usize,
+    pub(super) queue_sel: usize,
     /// Legacy: alignment of the selected queue's used ring, by queue.
-    aligns: Vec<u64>,
+    pub(super) aligns: Vec<u64>,
     paused: bool,
     /// Queues notified while paused.
     held: Vec<usize>,
@@ -154,6 +158,8 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             device,
             legacy,
             offered,
+            rings,
+            negotiated: false,
             device_features_sel: 0,
             driver_features_sel: 0,
             driver_features: [0; 2],
@@ -183,6 +189,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         self.driver_features_sel = 0;
         self.driver_features = [0; 2];
         self.queue_sel = 0;
+        self.negotiated = false;
         self.held.clear();
         self.device.reset(&mut self.state);
     }
@@ -207,6 +214,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             guest_error!("{}: features accepted that were not offered: {accepted:#x}", D::NAME);
         }
         self.state.features = accepted & self.offered;
+        self.negotiated = true;
     }
 
     fn write_status(&mut self, value: u8) {

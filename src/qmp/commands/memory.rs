@@ -30,7 +30,7 @@ impl Command for Memsave {
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
         let cpu = cpu_index(services, self.cpu_index).await?;
-        Dump { cpu, physical: false, start: self.val, size: self.size }
+        Dump { cpu, space: vm::Space::Virtual, start: self.val, size: self.size }
             .write(services, Self::NAME, &self.filename)
             .await
     }
@@ -49,7 +49,7 @@ impl Command for Pmemsave {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
-        Dump { cpu: 0, physical: true, start: self.val, size: self.size }
+        Dump { cpu: 0, space: vm::Space::PhysicalOrZeros, start: self.val, size: self.size }
             .write(services, Self::NAME, &self.filename)
             .await
     }
@@ -65,7 +65,7 @@ pub async fn cpu_index(services: &Arc<Services>, index: Option<i64>) -> Result<u
 
 struct Dump {
     cpu: u32,
-    physical: bool,
+    space: vm::Space,
     start: u64,
     size: u64,
 }
@@ -87,7 +87,7 @@ impl Dump {
         while left > 0 {
             // Up to the next chunk boundary, so that a hole fails only what lies in it.
             let len = left.min(CHUNK - addr % CHUNK);
-            let request = vm::ReadMemory { cpu: self.cpu, addr, len, physical: self.physical };
+            let request = vm::ReadMemory { cpu: self.cpu, addr, len, space: self.space };
             let invalid = || {
                 let Self { start, size, .. } = self;
                 QmpError::generic(format!("Invalid addr 0x{start:016x}/size {size} specified"))
@@ -95,9 +95,7 @@ impl Dump {
             let bytes = services.try_read(what, request).await?.ok_or_else(invalid)?;
             file.write_all(&bytes).await.map_err(failed)?;
             left -= len;
-            if left > 0 {
-                addr = addr.checked_add(len).ok_or_else(invalid)?;
-            }
+            addr = addr.wrapping_add(len);
         }
         file.flush().await.map_err(failed)?;
         Ok(Empty {})

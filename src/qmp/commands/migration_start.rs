@@ -171,7 +171,8 @@ fn either(uri: Option<String>, channels: Option<Vec<MigrationChannel>>) -> Resul
     }
 }
 
-fn parse(uri: &str) -> Result<Address, QmpError> {
+/// Where a migration goes to or comes from.
+pub fn parse(uri: &str) -> Result<Address, QmpError> {
     Address::parse(uri).map_err(|error| QmpError::generic(error.to_string()))
 }
 

@@ -57,12 +57,14 @@ impl Preconfig {
         Self(Arc::new(Mutex::new(Some(Start { vm, how }))))
     }
 
+    /// Whether the machine is still to be started.
+    pub fn is_waiting(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Whether a command may be executed now.
     pub fn permit(&self, command: &str) -> Result<(), QmpError> {
-        if self.0.lock().is_none()
-            || command == XExitPreconfig::NAME
-            || PERMITTED.contains(&command)
-        {
+        if !self.is_waiting() || command == XExitPreconfig::NAME || PERMITTED.contains(&command) {
             return Ok(());
         }
         Err(QmpError::generic(format!(

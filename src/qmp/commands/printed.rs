@@ -35,10 +35,16 @@ macro_rules! as_info_shows {
 }
 
 as_info_shows! {
+    /// `x-query-interrupt-controllers`.
+    XQueryInterruptControllers "x-query-interrupt-controllers" "info pic";
+    /// `x-query-irq`.
+    XQueryIrq "x-query-irq" "info irq";
     /// `x-query-jit`.
     XQueryJit "x-query-jit" "info jit";
     /// `x-query-numa`.
     XQueryNuma "x-query-numa" "info numa";
+    /// `x-query-opcount`.
+    XQueryOpcount "x-query-opcount" "info opcount";
     /// `x-query-ramblock`.
     XQueryRamblock "x-query-ramblock" "info ramblock";
     /// `x-query-roms`.

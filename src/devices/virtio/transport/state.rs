@@ -268,6 +268,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         self.paused = true;
         self.state.queues = queues;
         self.state.features = loaded.features;
+        self.negotiated = true;
         self.state.status = loaded.status;
         self.state.isr = loaded.isr;
         self.state.broken = loaded.broken;

@@ -4,11 +4,13 @@
 //! powers of two up to eight bytes that a device decodes, four where it decodes no eight. Bytes
 //! that nothing answers read as zero, and what is written to them is lost.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::actors::message::MmioFault;
 use crate::devices::bus::Bus;
 use crate::machine::memory::GuestRam;
+use crate::machine::message::VmError;
 
 /// The widest access of a device, in bytes.
 const WIDEST: u64 = 8;
@@ -18,6 +20,20 @@ const WIDEST: u64 = 8;
 pub struct AddressSpace {
     pub ram: Arc<GuestRam>,
     pub bus: Arc<Bus>,
+}
+
+/// What becomes of addresses that nothing answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    Refused,
+    Zeros,
+}
+
+/// What was read of a range.
+struct Collected {
+    bytes: Vec<u8>,
+    /// Bytes that RAM or a device has answered; the others are zero.
+    answered: u64,
 }
 
 /// What is at an address, and for how many bytes.
@@ -90,31 +106,59 @@ impl AddressSpace {
 
     /// `len` bytes from `addr`.
     pub fn read(&self, addr: u64, len: u64) -> Vec<u8> {
-        let bytes = std::cell::RefCell::new(vec![0; len as usize]);
-        let store = |offset: u64, from: &[u8]| {
-            let start = offset as usize;
-            if let Some(into) = bytes.borrow_mut().get_mut(start..start + from.len()) {
-                into.copy_from_slice(from);
+        self.collect(addr, len, |at, into| {
+            self.await_pages(at, into.len() as u64);
+            // In range by `place`; what is lost stays zero.
+            let _ = self.ram.read(at, into);
+        })
+        .bytes
+    }
+
+    /// As a monitor looks: nothing is waited for, and RAM that has not arrived is an error. So is an
+    /// address that nothing answers, unless it is to read as zero.
+    pub fn look(&self, addr: u64, len: u64, absent: Absent) -> Result<Vec<u8>, VmError> {
+        let mut missing = None;
+        let read = self.collect(addr, len, |at, into| {
+            if let Err(error) = self.ram.read(at, into) {
+                missing.get_or_insert_with(|| self.ram.unreadable(&error, at));
             }
-        };
+        });
+        match missing {
+            Some(error) => Err(error),
+            None if read.answered < len && absent == Absent::Refused => {
+                Err(VmError(format!("Cannot access memory at address {addr:#x}")))
+            }
+            None => Ok(read.bytes),
+        }
+    }
+
+    /// Read a range; `ram` reads what is RAM of it.
+    fn collect(&self, addr: u64, len: u64, mut ram: impl FnMut(u64, &mut [u8])) -> Collected {
+        let collected = RefCell::new(Collected { bytes: vec![0; len as usize], answered: 0 });
         self.walk(
             addr,
             len,
             |at, offset, piece| {
+                let mut collected = collected.borrow_mut();
+                collected.answered += piece;
                 let range = offset as usize..(offset + piece) as usize;
-                self.await_pages(at, piece);
-                if let Some(into) = bytes.borrow_mut().get_mut(range) {
-                    // In range by `place`.
-                    let _ = self.ram.read(at, into);
+                if let Some(into) = collected.bytes.get_mut(range) {
+                    ram(at, into);
                 }
             },
             |at, offset, width| {
                 let value = self.bus.read(at, width)?.to_le_bytes();
-                store(offset, value.get(..usize::from(width)).unwrap_or_default());
+                let mut collected = collected.borrow_mut();
+                collected.answered += u64::from(width);
+                let (start, width) = (offset as usize, usize::from(width));
+                let into = collected.bytes.get_mut(start..start + width);
+                if let (Some(into), Some(from)) = (into, value.get(..width)) {
+                    into.copy_from_slice(from);
+                }
                 Ok(())
             },
         );
-        bytes.into_inner()
+        collected.into_inner()
     }
 
     /// Write all of `data` from `addr` on.
@@ -220,6 +264,28 @@ mod tests {
         // From a hole into a device and out again.
         assert_eq!(accesses(0x0ffc, 4 + 0x18 + 4).1, [(0, 8), (8, 8), (16, 8)]);
         assert_eq!(accesses(u64::MAX, 4), (vec![0; 4], vec![]));
+    }
+
+    #[test]
+    fn a_look_tells_what_nothing_answers() {
+        let (space, _) = space();
+        space.write(RAM + 0xffe, &[3, 4]);
+        let look = |addr, len| match space.look(addr, len, Absent::Refused) {
+            Ok(bytes) => format!("{bytes:?}"),
+            Err(error) => error.to_string(),
+        };
+        for (addr, len, expected) in [
+            (0x1000, 2, "[1, 0]"),
+            (0x2000, 8, "[1, 0, 0, 0, 5, 0, 0, 0]"),
+            (RAM + 0xffe, 4, "[3, 4, 1, 0]"),
+            (0x1017, 2, "Cannot access memory at address 0x1017"),
+            (0x2000, 2, "Cannot access memory at address 0x2000"),
+            (0, 1, "Cannot access memory at address 0x0"),
+            (u64::MAX, 2, "Cannot access memory at address 0xffffffffffffffff"),
+        ] {
+            assert_eq!(look(addr, len), expected, "{addr:#x}");
+        }
+        assert_eq!(space.look(RAM - 2, 4, Absent::Zeros), Ok(vec![0; 4]));
     }
 
     #[test]
