@@ -5,8 +5,8 @@ use super::arguments::{Kind, optional, required};
 use super::command::{Action, HmpCommand};
 use super::complete::Names;
 use super::{
-    address, block, chardev, control, descriptors, devices, dirty_rate, inspect, machine, memory,
-    migration, migration_settings, mtree, objects, ports, qom, tree, virtio,
+    address, block, chardev, control, descriptors, devices, dirty_rate, dump, inspect, machine,
+    memory, migration, migration_settings, mtree, objects, ports, qom, tree, virtio,
 };
 
 macro_rules! run {
@@ -81,6 +81,7 @@ pub(super) const COMMANDS: &[HmpCommand] = commands! {
     "cpu", [required("index", Kind::Int)], "index", "choose the CPU that other commands look at" => run!(control::cpu);
     "device_add", [optional("device", Kind::Options).among(names!(devices::models))], "driver[,prop=value][,...]", "plug a device in ('device_add help' lists them)" => run!(devices::device_add);
     "device_del", [required("id", Kind::Text).among(names!(devices::ids))], "device", "unplug a device" => run!(devices::device_del);
+    "dump-guest-memory", [required("paging", Kind::Flag('p')), required("detach", Kind::Flag('d')), required("windmp", Kind::Flag('w')), required("zlib", Kind::Flag('z')), required("lzo", Kind::Flag('l')), required("snappy", Kind::Flag('s')), required("raw", Kind::Flag('R')), required("filename", Kind::File), optional("begin", Kind::Long), optional("length", Kind::Long)], "[-p] [-d] [-z|-l|-s|-w] [-R] filename [begin length]", "dump guest memory to a file, as a core file or as -z says (-p: with addresses as the guest maps them, which are its physical ones here; -d: do not wait for the end; -z: compressed by zlib, for crash; -l, -s, -w: formats that there are not here; -R: -z in the form that is not flattened)" => run!(dump::dump_guest_memory);
     "dumpdtb", [required("filename", Kind::File)], "filename", "write the device tree to a file" => run!(tree::dumpdtb);
     "exit_preconfig", [], "", "start the machine that -preconfig holds back" => run!(machine::exit_preconfig);
     "getfd", [required("fdname", Kind::Text)], "name", "give a name to the descriptor that came with this command" => run!(descriptors::getfd);
@@ -134,6 +135,7 @@ const INFO: &[HmpCommand] = commands! {
     "chardev", [], "", "character devices" => run!(inspect::chardev);
     "cpus", [], "", "CPUs and their host threads" => run!(inspect::cpus);
     "dirty_rate", [], "", "how fast the guest writes its memory, as last measured" => run!(dirty_rate::info);
+    "dump", [], "", "how far a dump of guest memory is" => run!(dump::info);
     "history", [], "", "lines typed so far" => run!(control::history);
     "hotpluggable-cpus", [], "", "CPUs that can be plugged in" => run!(machine::hotpluggable_cpus);
     "iothreads", [], "", "threads that devices have for themselves" => run!(objects::iothreads);

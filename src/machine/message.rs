@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix::{Message, Recipient};
 
 use super::address_space::Absent;
+use super::core_dump::DumpQueryResult;
 use super::hotplug::HotplugError;
 use super::spec::WatchdogAction;
 use crate::block::message::BlockFailed;
@@ -365,6 +366,11 @@ pub enum VmEvent {
     },
     /// A drive's request failed.
     BlockIoError(BlockFailed),
+    /// A dump of guest memory has ended; without an error if all of it is there.
+    DumpCompleted {
+        result: DumpQueryResult,
+        error: Option<String>,
+    },
     /// The guest has opened or closed its end of a serial port.
     PortOpened(PortOpened),
     /// An actor died: the machine is in `internal-error`.
@@ -383,6 +389,12 @@ pub enum VmEvent {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Quiesced, VmError>")]
 pub struct Quiesce;
+
+/// Stop the machine while its memory is dumped: if it runs, the state becomes `save-vm`. What is
+/// answered holds it there.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Quiesced, VmError>")]
+pub struct HoldForDump;
 
 /// Leave the drives' images to another machine: in `finish-migrate`, before the other side may run;
 /// or after a load that has come to nothing.
@@ -412,7 +424,7 @@ pub struct TakeRest {
     pub time: std::time::Duration,
 }
 
-/// The migration has come to nothing: go on in the state before `Quiesce`, with the drives that it
+/// The migration has come to nothing, or the dump is done: go on in the state before `Quiesce`, with the drives that it
 /// had. Without them it stays paused; the error says why.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), VmError>")]
@@ -420,7 +432,7 @@ pub struct Unquiesce {
     pub was: RunState,
 }
 
-/// A machine held for its migration. Whatever becomes of the holder, the machine does not stay
+/// A machine held for its migration, or for a dump. Whatever becomes of the holder, the machine does not stay
 /// stopped: when this is dropped before `hand_over`, it goes on as it was.
 #[derive(Debug)]
 pub struct Quiesced {

@@ -6,6 +6,7 @@ mod boot_order;
 pub mod build;
 pub mod clock;
 mod composition;
+pub mod core_dump;
 pub mod devicetree;
 pub mod dirty_log;
 pub mod dirty_rate;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine, QtestParts};
+use super::core_dump::{DumpPeers, DumpState, Dumper};
 use super::hotplug::Hotplug;
 use super::message::{RequestShutdown, ShutdownCause};
 use super::spec::{
@@ -23,6 +24,8 @@ use crate::actors::outlet::Outlet;
 use crate::chardev::spec::ChardevKind;
 use crate::chardev::{self, Chardevs, OpenContext};
 use crate::cpu::isa::IsaConfig;
+use crate::migration::ram::block::{BlockMemory, RamBlock};
+use crate::migration::ram::machine::RAM_NAME;
 use crate::net::descriptors::Descriptors;
 use crate::net::inherited;
 use crate::objects::memory::MemorySpec;
@@ -130,9 +133,11 @@ async fn machine(
     let announce = machine.vm.clone().recipient();
     let parts = std::mem::take(&mut machine.hotplug);
     let hotplug = Hotplug::new(parts, machine.qom.clone(), chardevs.clone(), announce).start();
+    let dumper = dumper(&machine, &info.dump).start();
     let link = MachineLink::to(&machine.vm, logs.attach(&machine.vcpus))
         .traced_by(logs.follow_trace(&machine.vcpus))
-        .plugged_by(&hotplug);
+        .plugged_by(&hotplug)
+        .dumped_by(&dumper);
     let monitor = Monitor::start(link, info);
     let serve = |monitor: &Addr<Monitor>| {
         for (mode, backend) in monitors {
@@ -298,6 +303,28 @@ pub async fn make_objects(spec: &MachineSpec) -> Result<Objects, ObjectError> {
     Ok(objects)
 }
 
+/// Who dumps the machine's memory: RAM and ROM, not what a device keeps for itself.
+fn dumper(machine: &Machine, state: &DumpState) -> Dumper {
+    let peers = DumpPeers {
+        hold: machine.vm.clone().recipient(),
+        cpus: machine.vm.clone().recipient(),
+        hart: machine.vm.clone().recipient(),
+        announce: machine.vm.clone().recipient(),
+    };
+    let roms = machine.roms.iter().map(|device| &device.block).filter(|block| is_rom(&block.name));
+    let ram = RamBlock {
+        name: RAM_NAME.to_owned(),
+        address: machine.ram.base(),
+        memory: Arc::clone(&machine.ram) as Arc<dyn BlockMemory>,
+    };
+    Dumper::new(peers, roms.cloned().chain([ram]).collect(), state.clone())
+}
+
+/// Of what devices keep: that which the guest cannot write to.
+fn is_rom(name: &str) -> bool {
+    name.ends_with(".mrom")
+}
+
 /// Guest memory as migrations send it, the largest block first.
 fn ram_blocks(spec: &MachineSpec, machine: &Machine) -> Arc<[RamBlockInfo]> {
     let ram = (machine.ram.size() > 0).then(|| RamBlockInfo {
@@ -310,7 +337,7 @@ fn ram_blocks(spec: &MachineSpec, machine: &Machine) -> Arc<[RamBlockInfo]> {
         name: device.block.name.clone(),
         size: device.block.size(),
         host: None,
-        read_only: device.block.name.ends_with(".mrom"),
+        read_only: is_rom(&device.block.name),
     });
     let mut blocks: Vec<_> = ram.into_iter().chain(of_devices).collect();
     blocks.sort_by_key(|block| std::cmp::Reverse(block.size));
@@ -380,6 +407,7 @@ fn machine_info(
         only_migratable: spec.only_migratable,
         preconfig: Preconfig::default(),
         migration: spec.migration.clone(),
+        dump: DumpState::default(),
         terminal_monitor: spec.monitors.iter().any(|monitor| is_on_terminal(spec, monitor)),
     }
 }

@@ -269,7 +269,10 @@ impl Vm {
                     vm.parts.reset_asked.store(false, Ordering::Release);
                     vm.emit(VmEvent::Reset { cause });
                     let again = restarted.is_ok() && was_running;
-                    let held = matches!(vm.state, RunState::Inmigrate | RunState::FinishMigrate);
+                    let held = matches!(
+                        vm.state,
+                        RunState::Inmigrate | RunState::FinishMigrate | RunState::SaveVm
+                    );
                     if !was_running && !held {
                         vm.enter(RunState::Prelaunch);
                     }

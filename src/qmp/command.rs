@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::commands::{
     backends, block, chardev, command_line, cpu_models, descriptors, device_tree, devices,
-    dirty_rate, human, introspect, jobs, machine, memory, migration, migration_settings,
+    dirty_rate, dump, human, introspect, jobs, machine, memory, migration, migration_settings,
     migration_start, objects, preconfig, printed, qom, stats, status, tpm, trace, virtio, yank,
 };
 use super::error::QmpError;
@@ -101,6 +101,9 @@ pub static REGISTRY: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         entry::<dirty_rate::QueryDirtyRate>(),
         entry::<dirty_rate::QueryVcpuDirtyLimit>(),
         entry::<dirty_rate::SetVcpuDirtyLimit>(),
+        entry::<dump::DumpGuestMemory>(),
+        entry::<dump::QueryDump>(),
+        entry::<dump::QueryDumpGuestMemoryCapability>(),
         entry::<machine::QueryCpusFast>(),
         entry::<machine::QueryCurrentMachine>(),
         entry::<machine::QueryKvm>(),

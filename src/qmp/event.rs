@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::schema::{Schema, TypeName};
+use crate::machine::core_dump::DumpQueryResult;
 use crate::machine::message::{ShutdownCause, VmEvent};
 use crate::machine::spec::ErrorAction;
 use crate::migration::message::MigrationEvent;
@@ -63,6 +64,11 @@ events! {
         nospace: bool,
         reason: String,
     }
+    "DUMP_COMPLETED" DumpCompleted {
+        result: DumpQueryResult,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    }
     "VSERPORT_CHANGE" VserportChange { id: String, open: bool, }
     "MIGRATION" Migration { status: MigrationStatus, }
     "MIGRATION_PASS" MigrationPass { pass: u64, }
@@ -111,6 +117,9 @@ pub fn of(event: &VmEvent) -> Option<Event> {
             nospace: failed.error.is_no_space(),
             reason: failed.error.to_string(),
         }),
+        VmEvent::DumpCompleted { result, error } => {
+            announce(DumpCompleted { result: *result, error: error.clone() })
+        }
         VmEvent::PortOpened(port) => {
             announce(VserportChange { id: port.id.clone(), open: port.open })
         }

@@ -18,6 +18,7 @@ use crate::actors::outlet::Outlet;
 use crate::block::message::QueryDrive;
 use crate::chardev::Chardevs;
 use crate::devices::virtio::inspect::VirtioLink;
+use crate::machine::core_dump::{DumpState, Dumper, StartDump};
 use crate::machine::hotplug::Hotplug;
 use crate::machine::message as vm;
 use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
@@ -48,6 +49,8 @@ pub struct MachineLink {
     pub trace: Outlet<SwitchTrace>,
     /// Who plugs devices in and out, if the machine has such buses.
     pub hotplug: Option<HotplugLink>,
+    /// Who writes dumps of its memory.
+    pub dumper: Option<Recipient<StartDump>>,
 }
 
 /// Who plugs devices in and out.
@@ -107,6 +110,7 @@ impl MachineLink {
             log,
             trace: Outlet::Unconnected,
             hotplug: None,
+            dumper: None,
         }
     }
 
@@ -114,6 +118,11 @@ impl MachineLink {
     pub fn plugged_by(self, hotplug: &actix::Addr<Hotplug>) -> Self {
         let (plug, unplug) = (hotplug.clone().recipient(), hotplug.clone().recipient());
         Self { hotplug: Some(HotplugLink { plug, unplug }), ..self }
+    }
+
+    /// The same, with somebody who writes dumps of its memory.
+    pub fn dumped_by(self, dumper: &actix::Addr<Dumper>) -> Self {
+        Self { dumper: Some(dumper.clone().recipient()), ..self }
     }
 
     /// The same, with somebody who is told when trace events are switched.
@@ -239,6 +248,8 @@ pub struct MachineInfo {
     pub only_migratable: bool,
     /// What `-global migration.…` says of migrations.
     pub migration: Settings,
+    /// How the last dump of its memory stands.
+    pub dump: DumpState,
     /// Whether the machine waits for a client to start it.
     pub preconfig: Preconfig,
     /// A human monitor is on the terminal of the process, where standard error may be too.

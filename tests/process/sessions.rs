@@ -138,6 +138,58 @@ fn character_devices_change() {
     assert_eq!(machine.exit_code(), 0);
 }
 
+/// Memory goes into files, and into a pipe while clients go on.
+#[test]
+fn guest_memory_is_dumped() {
+    let words = "-m 16M -display none -serial null -qmp unix:qmp,server=on,wait=off";
+    let mut machine = crate::greeter::guest(words).start();
+    let mut qmp = machine.qmp("qmp");
+    let dump = |protocol: &str, detach: bool, format: &str| json!({"paging": false, "protocol": protocol, "detach": detach, "format": format});
+    qmp.execute_with("dump-guest-memory", dump("file:core", false, "elf"));
+    let result = qmp.execute("query-dump");
+    let total = (16 << 20) + 0xf000_u64;
+    assert_eq!(result, json!({"status": "completed", "completed": total, "total": total}));
+    assert_eq!(qmp.event("DUMP_COMPLETED")["result"], result);
+    let core = std::fs::read(machine.path("core")).expect("a core file");
+    assert!(core.starts_with(b"\x7fELF") && core.len() as u64 > total);
+    qmp.execute_with("dump-guest-memory", dump("file:kdump", false, "kdump-raw-zlib"));
+    let kdump = std::fs::read(machine.path("kdump")).expect("a dump");
+    assert!(kdump.starts_with(b"KDUMP   ") && kdump.len() < core.len());
+    let refused = qmp.ask(&json!({
+        "execute": "dump-guest-memory", "arguments": dump("file:other", false, "kdump-lzo")
+    }));
+    assert_eq!(refused["error"]["desc"], "kdump-lzo is not available now");
+
+    let pipe = machine.path("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+        .expect("a pipe");
+    let (opened, opening) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut pipe = std::fs::File::open(pipe).expect("the pipe");
+        let () = opening.recv_timeout(PATIENCE).expect("a word");
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut pipe, &mut bytes).expect("the dump");
+        bytes
+    });
+    qmp.execute_with("dump-guest-memory", dump("file:pipe", true, "elf"));
+    assert_eq!(qmp.execute("query-dump")["status"], "active");
+    assert_eq!(qmp.status(), "save-vm");
+    let busy = "There is a dump in process, please wait.";
+    for command in ["stop", "cont"] {
+        assert_eq!(qmp.ask(&json!({"execute": command}))["error"]["desc"], busy);
+    }
+    let blocked = "Live migration disabled: dump-guest-memory in progress";
+    assert_eq!(qmp.execute("query-migrate"), json!({"blocked-reasons": [blocked]}));
+    let migrate = json!({"execute": "migrate", "arguments": {"uri": "exec:cat"}});
+    assert_eq!(qmp.ask(&migrate)["error"]["desc"], blocked);
+    opened.send(()).expect("a reader");
+    let dumped = reader.join().expect("a reader");
+    assert_eq!(dumped.len(), core.len());
+    poll("the machine to go on", || (qmp.status() == "running").then_some(()));
+    qmp.send("{'execute': 'quit'}");
+    assert_eq!(machine.exit_code(), 0);
+}
+
 /// A client as the `qapi` crate makes it, with its types for every reply.
 #[test]
 fn the_qapi_crate() {

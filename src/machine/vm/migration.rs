@@ -1,4 +1,5 @@
-//! The machine's part in a migration: it is held while the last of it is sent, and arrives.
+//! The machine's part in a migration: it is held while the last of it is sent, and arrives. It is
+//! held for a dump likewise.
 
 use super::*;
 use crate::block::message::{Activate, Inactivate};
@@ -110,6 +111,21 @@ impl Handler<Quiesce> for Vm {
     }
 }
 
+impl Handler<HoldForDump> for Vm {
+    type Result = AtomicResponse<Self, Result<Quiesced, VmError>>;
+
+    fn handle(&mut self, _: HoldForDump, ctx: &mut Self::Context) -> Self::Result {
+        let held = Quiesced::new(self.state, ctx.address().recipient());
+        AtomicResponse::new(match self.running() {
+            true => {
+                let stopped = self.stop_to(RunState::SaveVm);
+                Box::pin(stopped.map(|stopped, _, _| stopped.map(|()| held)))
+            }
+            false => Box::pin(actix::fut::ready(Ok(held))),
+        })
+    }
+}
+
 impl Handler<Unquiesce> for Vm {
     type Result = AtomicResponse<Self, Result<(), VmError>>;
 
@@ -131,7 +147,8 @@ impl Handler<Unquiesce> for Vm {
                     }
                 }))
             }
-            // A shutdown or a failure has come between.
+            RunState::SaveVm => self.start(),
+            // A shutdown or a failure has come between, or the machine did not run.
             _ => Box::pin(actix::fut::ready(Ok(()))),
         })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::dump;
 use crate::migration::cache::{MigrationCache, MigrationInfo};
 use crate::migration::capability::Capability;
 use crate::migration::message::{
@@ -25,7 +26,11 @@ impl Command for QueryMigrate {
 
     async fn run(self, services: &Arc<Services>) -> Result<MigrationInfo, QmpError> {
         services.migration.check_actor(services.bound).await;
-        Ok(services.migration.cache(MigrationCache::info))
+        let mut info = services.migration.cache(MigrationCache::info);
+        if services.info.dump.is_active() {
+            info.blocked_reasons.get_or_insert_default().push(dump::BLOCKER.to_owned());
+        }
+        Ok(info)
     }
 }
 

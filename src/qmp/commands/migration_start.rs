@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::dump;
 use super::migration_settings::in_progress;
 use crate::machine::message::{QueryStatus, RunState};
 use crate::migration::cache::MigrationCache;
@@ -240,6 +241,9 @@ async fn startable(services: &Services, settings: &Settings) -> Result<(), QmpEr
         // What has arrived is still arriving: a postcopy.
         _ if busy.is_some() => return Err(in_progress()),
         _ => {}
+    }
+    if services.info.dump.is_active() {
+        return refused(dump::BLOCKER);
     }
     if let Some(sentence) = blocked {
         return Err(QmpError::generic(sentence));

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod device_tree;
 pub mod devices;
 pub mod dirty_rate;
+pub mod dump;
 mod features;
 pub mod human;
 pub mod introspect;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::dump::not_dumping;
 use crate::machine::message as vm;
 use crate::machine::spec::WatchdogAction;
 use crate::qmp::command::{Command, Empty};
@@ -41,6 +42,7 @@ impl Command for Stop {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        not_dumping(services)?;
         services.ask(&services.link.stop, Self::NAME, vm::Stop).await?;
         Ok(Empty {})
     }
@@ -55,6 +57,7 @@ impl Command for Cont {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
+        not_dumping(services)?;
         services.ask(&services.link.cont, Self::NAME, vm::Cont).await?;
         Ok(Empty {})
     }
