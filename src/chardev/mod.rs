@@ -32,7 +32,7 @@ use serde_json::Value;
 
 use crate::actors::outlet::Outlet;
 use crate::machine::message::RequestShutdown;
-use crate::net::descriptors::Descriptors;
+use crate::net::descriptors::{Descriptors, Names};
 use crate::objects::{ObjectError, Objects};
 use crate::qom::Node;
 use device::{Change, Close, Device, Ends, Hangup, Parts, Source};
@@ -288,7 +288,7 @@ pub struct OpenContext {
     /// What is opened as `/dev/fdset/N`.
     pub descriptors: Descriptors,
     /// Where sockets are named by what a monitor's client has passed; otherwise by number.
-    pub named: Option<Descriptors>,
+    pub named: Option<Names>,
     /// Who has the credentials of TLS.
     pub objects: Objects,
 }

@@ -10,11 +10,16 @@ use super::spec::{ChardevKind, ChardevSpec};
 use super::{
     Change, Chardev, ChardevError, OpenContext, Opened, Port, join, multiplex, open, open_parts,
 };
+use crate::net::descriptors::Names;
 use crate::qmp::hash_order::HashOrder;
 
 /// The devices; clones are the same set.
 #[derive(Debug, Clone, Default)]
-pub struct Chardevs(Arc<Shared>);
+pub struct Chardevs {
+    shared: Arc<Shared>,
+    /// Of whoever adds and changes them.
+    names: Names,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -65,17 +70,23 @@ impl Table {
 impl Chardevs {
     /// None yet.
     pub fn new(context: OpenContext) -> Self {
-        Self(Arc::new(Shared { table: Mutex::default(), context }))
+        let shared = Arc::new(Shared { table: Mutex::default(), context });
+        Self { shared, names: Names::default() }
+    }
+
+    /// The same set, for the clients of the monitor that has these names.
+    pub fn named_by(&self, names: &Names) -> Self {
+        Self { shared: Arc::clone(&self.shared), names: names.clone() }
     }
 
     /// The device of this label.
     pub fn get(&self, id: &str) -> Option<Chardev> {
-        self.0.table.lock().open.get(id).cloned()
+        self.shared.table.lock().open.get(id).cloned()
     }
 
     /// Every device, in the order in which QEMU lists them.
     pub fn list(&self) -> Vec<Chardev> {
-        let table = self.0.table.lock();
+        let table = self.shared.table.lock();
         let mut list: Vec<_> =
             table.order.iter().filter_map(|id| table.open.get(id).cloned()).collect();
         list.reverse();
@@ -84,7 +95,7 @@ impl Chardevs {
 
     /// Those that are sockets, connected or not, the oldest first.
     pub fn sockets(&self) -> Vec<Chardev> {
-        let table = self.0.table.lock();
+        let table = self.shared.table.lock();
         table.sockets.iter().filter_map(|id| table.open.get(id).cloned()).collect()
     }
 
@@ -92,7 +103,7 @@ impl Chardevs {
     /// multiplexer opens when `front_ends` have attached. Its actors run on the current arbiter.
     /// With `wait=on` this takes until a client has connected.
     pub async fn open(&self, spec: &ChardevSpec, front_ends: usize) -> Result<(), ChardevError> {
-        self.make(spec, front_ends, &self.0.context).await.map(drop)
+        self.make(spec, front_ends, &self.shared.context).await.map(drop)
     }
 
     /// Open a device that a monitor's client asks for.
@@ -101,8 +112,8 @@ impl Chardevs {
     }
 
     fn context_of_clients(&self) -> OpenContext {
-        let context = &self.0.context;
-        OpenContext { named: Some(context.descriptors.clone()), ..context.clone() }
+        let context = &self.shared.context;
+        OpenContext { named: Some(self.names.clone()), ..context.clone() }
     }
 
     async fn make(
@@ -114,14 +125,14 @@ impl Chardevs {
         if let ChardevKind::Mux { chardev } = &spec.kind {
             let base = self.get(chardev).ok_or_else(|| ChardevError::NoBase(chardev.clone()))?;
             let mux = multiplex(&spec.id, &base, front_ends, context)?;
-            self.0.table.lock().insert(mux.clone())?;
+            self.shared.table.lock().insert(mux.clone())?;
             return Ok(mux);
         }
         if let ChardevKind::Hub { chardevs } = &spec.kind {
             let missing = |id: &String| ChardevError::NoBaseOfHub(id.clone());
             let find = |id: &String| self.get(id).ok_or_else(|| missing(id));
             let hub = join(&spec.id, &chardevs.iter().map(find).collect::<Result<Vec<_>, _>>()?)?;
-            self.0.table.lock().insert(hub.clone())?;
+            self.shared.table.lock().insert(hub.clone())?;
             return Ok(hub);
         }
         let is_stdio = matches!(spec.kind, ChardevKind::Stdio { .. });
@@ -130,23 +141,23 @@ impl Chardevs {
         }
         if !spec.mux {
             let device = open(spec, context).await?;
-            self.0.table.lock().insert(device.clone())?;
+            self.shared.table.lock().insert(device.clone())?;
             return Ok(device);
         }
         let base = ChardevSpec { id: format!("{}-base", spec.id), mux: false, ..spec.clone() };
         let base = open(&base, context).await?;
-        self.0.table.lock().insert(base.clone())?;
+        self.shared.table.lock().insert(base.clone())?;
         let mux = multiplex(&spec.id, &base, front_ends, context)?;
-        let inserted = self.0.table.lock().insert(mux.clone());
+        let inserted = self.shared.table.lock().insert(mux.clone());
         if inserted.is_err() {
-            self.0.table.lock().remove(&base.id);
+            self.shared.table.lock().remove(&base.id);
         }
         inserted.map(|()| mux)
     }
 
     /// Close a device that nobody uses.
     pub fn remove(&self, id: &str) -> Result<(), ChardevError> {
-        let mut table = self.0.table.lock();
+        let mut table = self.shared.table.lock();
         let chardev = table.open.get(id).ok_or_else(|| ChardevError::NotFound(id.to_owned()))?;
         if chardev.has_front_end() {
             return Err(ChardevError::Busy(id.to_owned()));
@@ -165,7 +176,7 @@ impl Chardevs {
         let chardev = self.get(id).ok_or_else(|| ChardevError::Missing(id.to_owned()))?;
         let Port::Device(device) = &chardev.port else { return Err(ChardevError::MuxHotswap) };
         if !chardev.has_front_end() {
-            self.0.table.lock().remove(id);
+            self.shared.table.lock().remove(id);
             return Ok(None);
         }
         if !chardev.front_ends.lock().hotswap {
@@ -185,7 +196,7 @@ impl Chardevs {
             open_parts(&spec, &self.context_of_clients()).await?;
         *chardev.filename.lock() = filename;
         *chardev.what.lock() = what;
-        self.0.table.lock().note_socket(&chardev);
+        self.shared.table.lock().note_socket(&chardev);
         device.do_send(Change(parts));
         Ok(Some(chardev))
     }

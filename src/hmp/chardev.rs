@@ -95,7 +95,7 @@ pub(super) async fn chardev_add(call: &mut Call) -> Outcome {
         return Ok(());
     }
     let spec = options(call, None)?;
-    let added = call.services.info.chardevs.add(&spec).await?;
+    let added = call.services.chardevs().add(&spec).await?;
     if let Some(name) = added.pty() {
         let line = format!("char device redirected to {name} (label {})\n", added.id);
         call.out.push_str(&line);
@@ -106,7 +106,7 @@ pub(super) async fn chardev_add(call: &mut Call) -> Outcome {
 pub(super) async fn chardev_change(call: &mut Call) -> Outcome {
     let id = text(call, "id");
     let spec = options(call, Some(&id))?;
-    let chardevs = &call.services.info.chardevs;
+    let chardevs = call.services.chardevs();
     if chardevs.change(&id, || Ok(spec.clone())).await?.is_none() {
         let failed = |error| QmpError::generic(format!("Failed to add chardev '{id}': {error}"));
         chardevs.add(&spec).await.map_err(failed)?;

@@ -19,7 +19,7 @@ use crate::chardev::message::{
 use crate::qmp::command::Command as _;
 use crate::qmp::commands::introspect::VERSION;
 use crate::qmp::commands::migration::MigrateCancel;
-use crate::qmp::link::{ANSWER_BOUND, PassedDescriptor};
+use crate::qmp::link::{ANSWER_BOUND, MonitorDescriptors};
 use crate::qmp::migration::Outlook;
 use crate::qmp::monitor::{
     AreYouThere, AwaitMigration, CompleteHuman, Execute, ExecuteHuman, FlushOutput, Monitor,
@@ -111,7 +111,7 @@ pub fn attach(backend: CharBackend, monitor: MonitorLink) -> Addr<HmpSession> {
         focus: Focus::Here,
         granted: 0,
         input: VecDeque::new(),
-        passed: PassedDescriptor::default(),
+        passed: MonitorDescriptors::default(),
         executing: false,
         waiting: None,
         output: Vec::new(),
@@ -150,8 +150,8 @@ pub struct HmpSession {
     granted: usize,
     /// Received, not yet looked at.
     input: VecDeque<u8>,
-    /// The last descriptor that came, for the line that is typed.
-    passed: PassedDescriptor,
+    /// With the last descriptor that came, for the line that is typed.
+    passed: MonitorDescriptors,
     /// A line is being executed, or completed; keys wait.
     executing: bool,
     /// What is executed is a migration that is waited for.
@@ -269,7 +269,7 @@ impl HmpSession {
         self.executing = false;
         self.waiting = None;
         self.input.clear();
-        self.passed = PassedDescriptor::default();
+        self.passed = self.passed.of_next_client();
         self.output.clear();
     }
 
@@ -342,7 +342,7 @@ impl HmpSession {
             command,
             arguments: Default::default(),
             out_of_band: false,
-            passed: PassedDescriptor::default(),
+            passed: MonitorDescriptors::default(),
         };
         let connection = self.connection;
         let cancelled = self.monitor.ask(&self.monitor.command, cancel).into_actor(self);

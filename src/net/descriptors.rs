@@ -1,8 +1,8 @@
-//! Descriptors that somebody has given to us: under names (`getfd`), and in sets (`add-fd`,
-//! `-add-fd`), a member of which is what opening `/dev/fdset/N` gives.
+//! Descriptors that somebody has given to us: under names (`getfd`), which belong to one monitor, and
+//! in sets (`add-fd`, `-add-fd`), which all monitors share; a member of one is what opening
+//! `/dev/fdset/N` gives.
 //!
 //! Like objects, they are a map under a lock, held for a look-up: what is taken out is the taker's.
-//! All monitors share it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +18,8 @@ use super::inherited;
 
 /// What opens as a member of a set.
 const SETS: &str = "/dev/fdset/";
-/// Most descriptors that are kept: clients must not use up the process' own.
+/// Most descriptors that are kept in sets, and by each monitor: clients must not use up the process'
+/// own.
 const MOST: usize = 256;
 
 /// Why a descriptor cannot be taken in or given out.
@@ -80,42 +81,48 @@ struct Member {
 
 #[derive(Debug, Default)]
 struct Table {
-    named: BTreeMap<String, OwnedFd>,
     /// None of them is empty; the newest member is last.
     sets: BTreeMap<i64, Vec<Member>>,
 }
 
-impl Table {
-    fn make_room(&self) -> Result<(), DescriptorError> {
-        let kept = self.named.len() + self.sets.values().map(Vec::len).sum::<usize>();
-        if kept < MOST { Ok(()) } else { Err(DescriptorError::TooMany) }
+/// Whether another may be kept beside so many.
+fn make_room(kept: usize) -> Result<(), DescriptorError> {
+    if kept < MOST { Ok(()) } else { Err(DescriptorError::TooMany) }
+}
+
+/// What the clients of one monitor have named, one after another: names outlive a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Arc<Mutex<BTreeMap<String, OwnedFd>>>);
+
+impl PartialEq for Names {
+    /// Whether they are the same monitor's.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// Every descriptor that is kept.
-#[derive(Debug, Clone, Default)]
-pub struct Descriptors(Arc<Mutex<Table>>);
+impl Eq for Names {}
 
-impl Descriptors {
+impl Names {
     /// `getfd`: keep it under a name, in place of what had that before.
     pub fn name(&self, name: &str, fd: OwnedFd) -> Result<(), DescriptorError> {
         if name.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(DescriptorError::Digit);
         }
-        let mut table = self.0.lock();
-        if !table.named.contains_key(name) {
-            table.make_room()?;
+        let mut named = self.0.lock();
+        if !named.contains_key(name) {
+            make_room(named.len())?;
         }
-        let before = table.named.insert(name.to_owned(), fd);
+        let before = named.insert(name.to_owned(), fd);
         // Closing may take as long as a file system does.
-        drop(table);
+        drop(named);
         drop(before);
         Ok(())
     }
 
     /// Take out what `getfd` has put under this name.
     pub fn take(&self, name: &str) -> Option<OwnedFd> {
-        self.0.lock().named.remove(name)
+        self.0.lock().remove(name)
     }
 
     /// `closefd`.
@@ -123,7 +130,13 @@ impl Descriptors {
         let closed = self.take(name);
         closed.map(drop).ok_or_else(|| DescriptorError::NotFound(name.to_owned()))
     }
+}
 
+/// The sets, of the whole process; clones are the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct Descriptors(Arc<Mutex<Table>>);
+
+impl Descriptors {
     /// `add-fd`: into the set of this number, or into a new one.
     pub fn add(
         &self,
@@ -135,7 +148,7 @@ impl Descriptors {
             return Err(DescriptorError::NegativeSet);
         }
         let mut table = self.0.lock();
-        table.make_room()?;
+        make_room(table.sets.values().map(Vec::len).sum())?;
         let first_free = || (0..).zip(table.sets.keys()).take_while(|(n, id)| n == *id).count();
         let fdset_id = set.unwrap_or_else(|| first_free() as i64);
         let added = Added { fdset_id, fd: fd.as_raw_fd() };
@@ -264,7 +277,7 @@ mod tests {
 
     #[test]
     fn names() {
-        let all = Descriptors::default();
+        let all = Names::default();
         let (read, write) = std::io::pipe().unwrap();
         let digit = "Parameter 'fdname' expects a name not starting with a digit";
         assert_eq!(says(all.name("1st", some())), digit);
@@ -308,9 +321,14 @@ mod tests {
         }
         let full = "Too many file descriptors: 256 are kept already";
         assert_eq!(says(all.add(None, some(), None)), full);
-        assert_eq!(says(all.name("x", some())), full);
         all.remove(7, None).unwrap();
-        all.name("x", some()).unwrap();
+        all.add(None, some(), None).unwrap();
+        let names = Names::default();
+        for n in 0..MOST {
+            names.name(&format!("n{n}"), some()).unwrap();
+        }
+        assert_eq!(says(names.name("x", some())), full);
+        names.name("n7", some()).unwrap();
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::machine::hotplug::Hotplug;
 use crate::machine::message as vm;
 use crate::machine::spec::{CacheMode, LOG_ITEMS, NodeNames};
 use crate::migration::message::{Blockers, Settings};
-use crate::net::descriptors::Descriptors;
+use crate::net::descriptors::{Descriptors, Names};
 use crate::objects::Objects;
 use crate::qom::Qom;
 
@@ -236,7 +236,7 @@ pub struct MachineInfo {
     pub objects: Objects,
     /// The machine in the object model.
     pub qom: Qom,
-    /// What `getfd` and `add-fd` have taken in.
+    /// What `add-fd` has taken in.
     pub descriptors: Descriptors,
     /// Heading lines of `info jit`: (setting, value).
     pub accelerator: Vec<(String, String)>,
@@ -268,18 +268,28 @@ pub struct RamBlockInfo {
     pub read_only: bool,
 }
 
-/// The descriptor that a monitor's client has passed last, until a command takes it.
+/// The descriptors of a monitor.
 #[derive(Debug, Clone, Default)]
-pub struct PassedDescriptor(Arc<Mutex<Option<OwnedFd>>>);
+pub struct MonitorDescriptors {
+    /// What its client has passed last, until a command takes it.
+    unclaimed: Arc<Mutex<Option<OwnedFd>>>,
+    /// What its clients have named.
+    pub names: Names,
+}
 
-impl PassedDescriptor {
+impl MonitorDescriptors {
     /// The client has passed another.
     pub fn put(&self, fd: OwnedFd) {
-        drop(self.0.lock().replace(fd));
+        drop(self.unclaimed.lock().replace(fd));
     }
 
     pub fn take(&self) -> Option<OwnedFd> {
-        self.0.lock().take()
+        self.unclaimed.lock().take()
+    }
+
+    /// Those of the same monitor, when its client is another.
+    pub fn of_next_client(&self) -> Self {
+        Self { unclaimed: Arc::default(), names: self.names.clone() }
     }
 }
 
@@ -289,8 +299,8 @@ pub struct Services {
     pub link: Arc<MachineLink>,
     pub info: Arc<MachineInfo>,
     pub migration: Arc<Migration>,
-    /// Of the client that the command is from.
-    pub passed: PassedDescriptor,
+    /// Of the monitor that the command is from.
+    pub passed: MonitorDescriptors,
     /// How long a peer may take to answer.
     pub bound: Duration,
 }
@@ -312,6 +322,11 @@ impl Services {
     {
         let answer = self.answer(peer, what, message).await?;
         answer.map_err(|refusal| QmpError::generic(refusal.0))
+    }
+
+    /// The character devices, sockets of which may be given by what this monitor's clients have named.
+    pub fn chardevs(&self) -> Chardevs {
+        self.info.chardevs.named_by(&self.passed.names)
     }
 
     /// Guest memory; `None` where the machine refuses to read.

@@ -13,7 +13,7 @@ use super::command::{self, Entry};
 use super::commands::migration_start;
 use super::error::QmpError;
 use super::event::{self, Event};
-use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, PassedDescriptor, Services};
+use super::link::{ANSWER_BOUND, MachineInfo, MachineLink, MonitorDescriptors, Services};
 use super::migration::{Migration, MigrationLink, Outlook};
 use super::throttle::{self, Kind, MeasureBy, SteppedIntervals, Throttle, Verdict};
 use crate::actors::outlet::Outlet;
@@ -41,8 +41,8 @@ pub struct Execute {
     pub arguments: Map<String, Value>,
     /// Came as `exec-oob`.
     pub out_of_band: bool,
-    /// What the client has passed along with it.
-    pub passed: PassedDescriptor,
+    /// Of the monitor that it is from.
+    pub passed: MonitorDescriptors,
 }
 
 /// HMP session → monitor: execute a line.
@@ -51,8 +51,8 @@ pub struct Execute {
 pub struct ExecuteHuman {
     pub line: String,
     pub state: hmp::state::HmpState,
-    /// What the client has passed.
-    pub passed: PassedDescriptor,
+    /// Of the monitor that it is from.
+    pub passed: MonitorDescriptors,
 }
 
 /// HMP session → monitor: what can the last word of this become?
@@ -135,7 +135,7 @@ impl Monitor {
             let me = ctx.address().recipient();
             let migration = Arc::new(Migration::new(info.migration.clone(), cache, me));
             let (link, info) = (Arc::new(link), Arc::new(info));
-            let passed = PassedDescriptor::default();
+            let passed = MonitorDescriptors::default();
             let services = Services { link, info, migration, passed, bound };
             Self {
                 services: Arc::new(services),
@@ -261,8 +261,8 @@ impl Handler<MigrationEvent> for Monitor {
 }
 
 impl Monitor {
-    /// For a command of a client that has passed a descriptor, perhaps.
-    fn services_for(&self, passed: PassedDescriptor) -> Arc<Services> {
+    /// For a command from the monitor of these descriptors.
+    fn services_for(&self, passed: MonitorDescriptors) -> Arc<Services> {
         Arc::new(Services { passed, ..(*self.services).clone() })
     }
 

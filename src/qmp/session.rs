@@ -16,7 +16,7 @@ use super::commands::introspect::{QmpCapabilities, QmpCapability, VERSION};
 use super::error::QmpError;
 use super::event::Event;
 use super::json;
-use super::link::PassedDescriptor;
+use super::link::MonitorDescriptors;
 use super::monitor::{Execute, FlushOutput, Monitor, Register, Subscribe};
 use super::parser::{Document, JsonStream};
 use super::visit;
@@ -71,7 +71,7 @@ pub fn attach(
         input: VecDeque::new(),
         received: 0,
         passed: VecDeque::new(),
-        unclaimed: PassedDescriptor::default(),
+        descriptors: MonitorDescriptors::default(),
         requests: VecDeque::new(),
         executing: false,
         ended: false,
@@ -109,8 +109,8 @@ pub struct QmpSession {
     received: u64,
     /// Descriptors that came, each with the number of bytes before it.
     passed: VecDeque<(u64, OwnedFd)>,
-    /// The last whose command has begun.
-    unclaimed: PassedDescriptor,
+    /// With the last whose command has begun.
+    descriptors: MonitorDescriptors,
     requests: VecDeque<(Document, Option<OwnedFd>)>,
     executing: bool,
     /// The client has gone; something that it has sent may not be answered yet.
@@ -276,7 +276,7 @@ impl QmpSession {
         self.stream = JsonStream::default();
         self.input.clear();
         self.passed.clear();
-        self.unclaimed = PassedDescriptor::default();
+        self.descriptors = self.descriptors.of_next_client();
         self.requests.clear();
         self.executing = false;
         self.out_of_band = false;
@@ -355,7 +355,7 @@ impl QmpSession {
 
     fn begin(&mut self, document: Document, passed: Option<OwnedFd>, ctx: &mut Context<Self>) {
         if let Some(fd) = passed {
-            self.unclaimed.put(fd);
+            self.descriptors.put(fd);
         }
         let mut object = match document {
             Ok(Value::Object(object)) => object,
@@ -399,7 +399,7 @@ impl QmpSession {
             command,
             arguments,
             out_of_band,
-            passed: self.unclaimed.clone(),
+            passed: self.descriptors.clone(),
         });
         let me = ctx.address();
         // Through the mailbox once more, behind the events that were told before this reply.

@@ -57,6 +57,18 @@ impl Passing {
         assert_eq!(reply, json!({"return": {}}));
     }
 
+    /// Migrate over a descriptor of this monitor.
+    pub fn migrate(&mut self, name: &str) {
+        let reply = self.pass("migrate", json!({"uri": format!("fd:{name}")}), &[]);
+        assert_eq!(reply, json!({"return": {}}));
+    }
+
+    /// Wait for a migration over a descriptor of this monitor.
+    pub fn listen(&mut self, name: &str) {
+        let arguments = json!({"uri": format!("fd:{name}"), "exit-on-error": false});
+        assert_eq!(self.pass("migrate-incoming", arguments, &[]), json!({"return": {}}));
+    }
+
     fn refusal(&mut self, command: &str, arguments: Value) -> String {
         let reply = self.pass(command, arguments, &[]);
         reply["error"]["desc"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned()
@@ -201,8 +213,18 @@ fn migrations_over_names() {
     let (here, there) = UnixStream::pair().expect("two sockets");
     from.name("mig", here);
     to.name("mig", there);
-    destination.listen("fd:mig");
-    source.migrate("fd:mig");
+    // They are of one monitor, whoever is its client.
+    let missing = "File descriptor named 'mig' has not been found";
+    let incoming = json!({"uri": "fd:mig", "exit-on-error": false});
+    let of_another = json!({"execute": "migrate-incoming", "arguments": incoming});
+    assert_eq!(destination.qmp.ask(&of_another)["error"]["desc"], missing);
+    let of_another = json!({"execute": "migrate", "arguments": {"uri": "fd:mig"}});
+    assert_eq!(source.qmp.ask(&of_another)["error"]["desc"], missing);
+    let within = from.pass("human-monitor-command", json!({"command-line": "closefd mig"}), &[]);
+    assert_eq!(within["return"], "Error: File descriptor named 'mig' not found\r\n");
+    drop(from);
+    to.listen("mig");
+    Passing::to(&source).migrate("mig");
     arrives(source, destination);
 }
 

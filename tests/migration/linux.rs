@@ -180,8 +180,8 @@ impl Journey {
                 let (from, to) = UnixStream::pair().expect("sockets");
                 Passing::to(&source).name("line", from);
                 Passing::to(&destination).name("line", to);
-                destination.listen("fd:line");
-                source.migrate("fd:line");
+                Passing::to(&destination).listen("line");
+                Passing::to(&source).migrate("line");
             }
             Way::File => {
                 source.migrate(&format!("file:{root}/stream"));

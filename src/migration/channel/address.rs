@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::error::ChannelError;
 use crate::cli::value;
+use crate::net::descriptors::Names;
 use crate::net::resolve::Families;
 use crate::qmp::error::QmpError;
 use crate::qmp::visit;
@@ -64,7 +65,11 @@ pub enum Address {
         port: String,
     },
     /// A descriptor, by the name that `getfd` gave it or by number.
-    Fd(String),
+    Fd {
+        name: String,
+        /// The names of the monitor that it is from; without one, it is a number.
+        of: Option<Names>,
+    },
     /// A command and its arguments; at least one word.
     Exec(Vec<String>),
     File {
@@ -146,6 +151,14 @@ pub struct MigrationChannel {
 }
 
 impl Address {
+    /// The same, for the clients of the monitor that has these names.
+    pub fn named_by(self, names: &Names) -> Self {
+        match self {
+            Self::Fd { name, .. } => Self::Fd { name, of: Some(names.clone()) },
+            other => other,
+        }
+    }
+
     /// A URI: `tcp:`, `unix:`, `vsock:`, `exec:`, `fd:` or `file:`.
     pub fn parse(uri: &str) -> Result<Self, AddressError> {
         let unknown = || AddressError::UnknownProtocol(uri.to_owned());
@@ -158,7 +171,7 @@ impl Address {
             }
             "vsock" => vsock(rest),
             "fd" if rest.is_empty() => Err(AddressError::Fd),
-            "fd" => Ok(Self::Fd(rest.to_owned())),
+            "fd" => Ok(Self::Fd { name: rest.to_owned(), of: None }),
             "exec" => Ok(Self::Exec(vec!["/bin/sh".into(), "-c".into(), rest.to_owned()])),
             "file" => file(rest),
             "rdma" => Err(AddressError::NoRdma),
@@ -193,7 +206,9 @@ impl Address {
             MigrationAddress::Socket(SocketAddress::Vsock { cid, port }) => {
                 Ok(Self::Vsock { cid, port })
             }
-            MigrationAddress::Socket(SocketAddress::Fd { str }) => Ok(Self::Fd(str)),
+            MigrationAddress::Socket(SocketAddress::Fd { str }) => {
+                Ok(Self::Fd { name: str, of: None })
+            }
             MigrationAddress::Exec { args } if args.is_empty() => Err(AddressError::NoCommand),
             MigrationAddress::Exec { args } => Ok(Self::Exec(args)),
             MigrationAddress::Rdma(_) => Err(AddressError::NoRdma),
@@ -206,12 +221,12 @@ impl Address {
     /// Opening it waits for nobody, so that a failure is the reply to the command; a failure of
     /// the others comes after it.
     pub fn opens_at_once(&self) -> bool {
-        matches!(self, Self::Fd(_) | Self::Exec(_) | Self::File { .. })
+        matches!(self, Self::Fd { .. } | Self::Exec(_) | Self::File { .. })
     }
 
     /// Can be connected to more than once, as multifd and postcopy preemption do.
     pub fn takes_many(&self) -> bool {
-        !matches!(self, Self::Fd(_) | Self::Exec(_))
+        !matches!(self, Self::Fd { .. } | Self::Exec(_))
     }
 
     /// Whether there is somebody to shake hands with.
@@ -361,7 +376,7 @@ mod tests {
             ("unix:", "invalid Unix socket address"),
             ("unix:/a,b", r#"Unix(UnixAddress { path: "/a,b", is_abstract: None, tight: None })"#),
             ("fd:", "invalid file descriptor address"),
-            ("fd:x", r#"Fd("x")"#),
+            ("fd:x", r#"Fd { name: "x", of: None }"#),
             ("exec:a b", r#"Exec(["/bin/sh", "-c", "a b"])"#),
             ("file:/x", r#"File { path: "/x", offset: 0 }"#),
             ("file:/x,offset=1.5K", r#"File { path: "/x", offset: 1536 }"#),
@@ -399,7 +414,10 @@ mod tests {
                 main(r#"{"transport":"socket","type":"vsock","cid":"1","port":"2"}"#),
                 r#"Vsock { cid: "1", port: "2" }"#,
             ),
-            (main(r#"{"transport":"socket","type":"fd","str":"x"}"#), r#"Fd("x")"#),
+            (
+                main(r#"{"transport":"socket","type":"fd","str":"x"}"#),
+                r#"Fd { name: "x", of: None }"#,
+            ),
             (main(r#"{"transport":"exec","args":["/bin/false"]}"#), r#"Exec(["/bin/false"])"#),
             (
                 main(r#"{"transport":"exec","args":[]}"#),

@@ -94,8 +94,9 @@ async fn connect_plain(
         Address::Vsock { cid, port } => socket::connect_vsock(cid, port).await,
         Address::Exec(words) => command::spawn(words),
         Address::File { path, offset } => file::create(path, *offset, context).await,
-        Address::Fd(name) => {
-            let given = context.descriptors.take(name).or_else(|| {
+        Address::Fd { name, of } => {
+            let named = of.as_ref().and_then(|names| names.take(name));
+            let given = named.or_else(|| {
                 let number = name.parse().ok().filter(|&number| number > 2)?;
                 inherited::duplicate(number).ok()
             });

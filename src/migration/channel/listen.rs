@@ -93,10 +93,13 @@ pub async fn listen(address: &Address, context: &ChannelContext) -> Result<Liste
             sockets(vec![Socket::Vsock(listener)], vec![address], None)
         }
         Address::Exec(words) => opened(command::spawn(words)?, Source::Nowhere("a command")),
-        Address::Fd(name) => {
-            let fd = match context.descriptors.take(name) {
-                Some(given) => given,
-                None => inherited_by_number(name)?,
+        Address::Fd { name, of } => {
+            let fd = match of {
+                Some(names) if !name.starts_with(|c: char| c.is_ascii_digit()) => {
+                    let named = names.take(name);
+                    named.ok_or_else(|| ChannelError::NoSuchDescriptor(name.clone()))?
+                }
+                _ => inherited_by_number(name)?,
             };
             opened(file::adopt(fd, name)?, Source::Nowhere("a file descriptor"))
         }

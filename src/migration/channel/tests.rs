@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::net::descriptors::Names;
 
 async fn open(uri: &str) -> Result<Channel, ChannelError> {
     connect(&Address::parse(uri).unwrap(), &ChannelContext::default()).await
@@ -297,8 +298,9 @@ async fn descriptors_may_be_pipes_sockets_and_files() {
     let number = std::os::fd::AsRawFd::as_raw_fd(&inherited);
     let context = ChannelContext::default();
     let named = [("pipe", write.into()), ("socket", ours.into()), ("file", OwnedFd::from(file))];
+    let names = Names::default();
     for (name, fd) in named {
-        context.descriptors.name(name, fd).unwrap();
+        names.name(name, fd).unwrap();
     }
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&again));
     let writer = std::fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -310,7 +312,7 @@ async fn descriptors_may_be_pipes_sockets_and_files() {
         ("file:/dev/fdset/7,offset=5".into(), ChannelKind::File),
         (format!("fd:{number}"), ChannelKind::File),
     ] {
-        let address = Address::parse(&uri).unwrap();
+        let address = Address::parse(&uri).unwrap().named_by(&names);
         let mut channel = connect(&address, &context).await.unwrap();
         assert_eq!(channel.kind(), kind, "{uri}");
         channel.write_all(b"hello").await.unwrap();

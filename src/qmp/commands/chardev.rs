@@ -86,7 +86,7 @@ impl Command for ChardevAdd {
 
     async fn run(self, services: &Arc<Services>) -> Result<ChardevReturn, QmpError> {
         let Self { id, backend } = self;
-        let chardevs = &services.info.chardevs;
+        let chardevs = services.chardevs();
         if chardevs.get(&id).is_some() {
             return Err(QmpError::generic(format!("Chardev with id '{id}' already exists")));
         }
@@ -110,7 +110,7 @@ impl Command for ChardevChange {
     async fn run(self, services: &Arc<Services>) -> Result<ChardevReturn, QmpError> {
         let Self { id, backend } = self;
         let spec = || backend.clone().into_spec(id.clone(), &services.info.objects);
-        match services.info.chardevs.change(&id, spec).await? {
+        match services.chardevs().change(&id, spec).await? {
             Some(chardev) => Ok(ChardevReturn { pty: chardev.pty() }),
             None => ChardevAdd { id, backend }.run(services).await,
         }

@@ -27,7 +27,7 @@ impl Command for Getfd {
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
         let fd = services.passed.take().ok_or(DescriptorError::NotPassed)?;
-        services.info.descriptors.name(&self.fdname, fd)?;
+        services.passed.names.name(&self.fdname, fd)?;
         Ok(Empty {})
     }
 }
@@ -43,7 +43,7 @@ impl Command for Closefd {
     type Return = Empty;
 
     async fn run(self, services: &Arc<Services>) -> Result<Empty, QmpError> {
-        services.info.descriptors.close(&self.fdname)?;
+        services.passed.names.close(&self.fdname)?;
         Ok(Empty {})
     }
 }

@@ -129,7 +129,7 @@ fn in_process() -> QmpError {
 async fn open(services: &Services, protocol: &str) -> Result<File, QmpError> {
     if let Some(name) = protocol.strip_prefix("fd:") {
         let not_found = || format!("File descriptor named '{name}' has not been found");
-        let passed = services.info.descriptors.take(name);
+        let passed = services.passed.names.take(name);
         return passed.map(File::from).ok_or_else(|| QmpError::generic(not_found()));
     }
     let Some(path) = protocol.strip_prefix("file:").map(str::to_owned) else {

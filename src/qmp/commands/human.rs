@@ -9,7 +9,7 @@ use crate::hmp;
 use crate::hmp::command::Terminal;
 use crate::qmp::command::Command;
 use crate::qmp::error::QmpError;
-use crate::qmp::link::Services;
+use crate::qmp::link::{MonitorDescriptors, Services};
 
 /// `human-monitor-command`.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -26,8 +26,11 @@ impl Command for HumanMonitorCommand {
     async fn run(self, services: &Arc<Services>) -> Result<String, QmpError> {
         let cpu = cpu_index(services, self.cpu_index).await?;
         let state = hmp::state::HmpState { cpu, ..Default::default() };
+        // A monitor for one line: it has no descriptors.
+        let services =
+            Arc::new(Services { passed: MonitorDescriptors::default(), ..(**services).clone() });
         let reply =
-            hmp::command::execute(services, state, &self.command_line, Terminal::CannotWait).await;
+            hmp::command::execute(&services, state, &self.command_line, Terminal::CannotWait).await;
         Ok(reply.text.replace('\n', "\r\n"))
     }
 }

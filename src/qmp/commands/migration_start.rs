@@ -50,6 +50,7 @@ impl Command for Migrate {
             Place::Uri(uri) => parse(&uri)?,
             Place::Channels(channels) => main_channel(channels)?,
         };
+        let address = address.named_by(&services.passed.names);
         let migration = &services.migration;
         let settings = migration.settings();
         compatible(&address, &settings)?;
@@ -102,6 +103,7 @@ impl Command for MigrateIncoming {
             }
             Place::Channels(channels) => main_channel(channels)?,
         };
+        let address = address.named_by(&services.passed.names);
         listen(services, address, self.exit_on_error.unwrap_or(true)).await?;
         Ok(Empty {})
     }
@@ -151,7 +153,7 @@ impl Command for MigrateRecover {
             let sentence = "Migrate recover can only be run when postcopy is paused.";
             return Err(QmpError::generic(sentence));
         }
-        let address = parse(&self.uri)?;
+        let address = parse(&self.uri)?.named_by(&services.passed.names);
         let peer = &migration.link()?.recover;
         let bound = services.bound * LOOK_UP;
         migration.ask(peer, Side::Destination, bound, RecoverIncoming { address }).await?;
@@ -185,13 +187,13 @@ fn main_channel(channels: Vec<MigrationChannel>) -> Result<Address, QmpError> {
 fn compatible(address: &Address, settings: &Settings) -> Result<(), QmpError> {
     let on = settings.capabilities;
     // What a descriptor is of shows when it is used.
-    let seeks = matches!(address, Address::File { .. } | Address::Fd(_));
+    let seeks = matches!(address, Address::File { .. } | Address::Fd { .. });
     if on.has(Capability::MappedRam) && !seeks {
         return Err(QmpError::generic("Migration requires seekable transport (e.g. file)"));
     }
     let takes_many = match address {
         Address::Inet(_) | Address::Unix(_) | Address::Vsock { .. } => true,
-        Address::File { .. } | Address::Fd(_) => on.has(Capability::MappedRam),
+        Address::File { .. } | Address::Fd { .. } => on.has(Capability::MappedRam),
         Address::Exec(_) => false,
     };
     let needs_many = on.has(Capability::Multifd) || on.has(Capability::PostcopyPreempt);
