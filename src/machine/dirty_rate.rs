@@ -276,6 +276,9 @@ impl Handler<LimitWrites> for DirtyRate {
 
     fn handle(&mut self, message: LimitWrites, ctx: &mut Self::Context) -> Self::Result {
         let LimitWrites { cpu, rate, period } = message;
+        if rate == 0 && self.limiter.is_none() {
+            return Ok(());
+        }
         let count = self.harts.0.len();
         let harts = match cpu {
             None => 0..count,
@@ -388,6 +391,8 @@ mod tests {
         let (actor, ram, harts) = actor();
         let limit = |cpu, rate| LimitWrites { cpu, rate, period: Duration::from_secs(1) };
         for cpu in [-1, 2] {
+            // There is nothing to lift yet, whoever is asked about.
+            assert_eq!(actor.send(limit(Some(cpu), 0)).await.unwrap(), Ok(()));
             assert_eq!(actor.send(limit(Some(cpu), 1)).await.unwrap(), Err(RateError::Cpu));
         }
         assert!(!ram.dirty_map().is_on());

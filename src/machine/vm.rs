@@ -299,8 +299,11 @@ impl Vm {
         // A monitor's `quit` ends the process whatever -no-shutdown says.
         let stays = self.parts.shutdown == ShutdownAction::Pause
             && !matches!(cause, ShutdownCause::HostQmpQuit | ShutdownCause::HostSignal);
-        if stays {
-            return self.stop_to(RunState::Shutdown);
+        match stays {
+            true if self.running() => return self.stop_to(RunState::Shutdown),
+            // One that is stopped already stays in the state that it is in.
+            true => return Box::pin(actix::fut::ready(Ok(()))),
+            false => {}
         }
         self.exiting = true;
         let halted = async_if(self.running(), self.halt());

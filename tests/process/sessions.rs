@@ -84,6 +84,38 @@ fn transcripts() {
     }
 }
 
+/// Transcript A5, and the deepest lines of A3: on the machine, the number of identical replies in a
+/// row, and which; after each of them the session goes on.
+#[test]
+fn nesting() {
+    const DEEP: &str = "JSON nesting depth limit exceeded";
+    const VALUE: &str = "JSON parse error, expecting value";
+    const OBJECT: &str = "QMP input must be a JSON object";
+    const MEMBER: &str = "QMP input member 'a' is unexpected";
+    let objects = |n: usize| format!("{}1{}", "{\"a\":".repeat(n), "}".repeat(n));
+    let arrays = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+    let machine = machine("-display none -serial none -S -qmp unix:qmp,server=on,wait=off").start();
+    let mut qmp = machine.qmp("qmp");
+    let ping = r#"{"execute": "query-name"}"#;
+    // An array that is never closed takes in what follows, commands too, until it is too deep again.
+    let unclosed = format!("{}\n{ping}\n]\n{ping}\n{}", "[".repeat(2000), objects(1024));
+    for (sent, expected) in [
+        (unclosed, vec![(DEEP, 2), (OBJECT, 1), (VALUE, 1), (MEMBER, 1), (VALUE, 51)]),
+        (objects(1024), vec![(MEMBER, 1)]),
+        (objects(1025), vec![(DEEP, 1), (OBJECT, 1), (VALUE, 1), (OBJECT, 1), (VALUE, 1025)]),
+        (arrays(1024), vec![(OBJECT, 1)]),
+        (arrays(1025), vec![(DEEP, 1), (VALUE, 1025)]),
+    ] {
+        qmp.send(&sent);
+        for (desc, times) in expected {
+            for _ in 0..times {
+                assert_eq!(qmp.line()["error"]["desc"], desc, "{}", &sent[..40]);
+            }
+        }
+        assert_eq!(qmp.status(), "prelaunch");
+    }
+}
+
 /// Until a client says so the machine does not start, and little else is permitted.
 #[test]
 fn preconfig() {

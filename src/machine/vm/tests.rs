@@ -165,6 +165,20 @@ async fn no_reboot_turns_a_reset_into_exit_whoever_asks() {
 }
 
 #[actix::test]
+async fn a_machine_that_is_stopped_already_is_shut_down_in_words_only() {
+    let (vm, m) = vm(RebootAction::Shutdown, ShutdownAction::Pause);
+    vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
+    vm.send(Stop).await.unwrap().unwrap();
+    m.events.take();
+    let cause = ShutdownCause::HostQmpSystemReset;
+    vm.send(RequestReset { cause }).await.unwrap().unwrap();
+    assert_eq!(m.events.take(), [VmEvent::Shutdown { cause }]);
+    assert_eq!(state(&vm).await, RunState::Paused);
+    vm.send(Cont).await.unwrap().unwrap();
+    assert_eq!(state(&vm).await, RunState::Running);
+}
+
+#[actix::test]
 async fn no_shutdown_pauses_and_needs_a_reset_before_cont() {
     let (vm, m) = vm(RebootAction::Reset, ShutdownAction::Pause);
     vm.send(PowerOn { run: true, incoming: false }).await.unwrap().unwrap();
