@@ -18,7 +18,6 @@ const NOT_HERE: &[&str] = &[
     "query-colo-status",
     "query-cryptodev",
     "query-display-options",
-    "query-dump",
     "query-mice",
     "query-pci",
     "query-pr-managers",
@@ -29,7 +28,6 @@ const NOT_HERE: &[&str] = &[
     "query-vnc",
     "query-vnc-servers",
     "query-xen-replication-status",
-    "query-yank",
     "set_password",
 ];
 
