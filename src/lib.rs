@@ -19,6 +19,7 @@ pub mod qtest;
 pub mod report;
 pub mod sandbox;
 pub mod signals;
+pub mod teardown;
 pub mod terminal;
 pub mod threads;
 pub mod tls;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use understudy::cli::process::{self, PidFile, Role};
 use understudy::cli::{self, Invocation};
 use understudy::machine::{self, spec::MachineSpec};
-use understudy::{report, threads};
+use understudy::{report, teardown, threads};
 
 fn main() -> ExitCode {
     let program = cli::program_name(std::env::args_os().next());
@@ -52,6 +52,9 @@ fn run(spec: MachineSpec) -> anyhow::Result<i32> {
         Role::Parent(code) => return Ok(code),
         Role::Machine(readiness) => readiness,
     };
+    if spec.process.async_teardown {
+        teardown::share_memory()?;
+    }
     if let Some(sandbox) = spec.process.sandbox {
         // Before there is any other thread: all that are to come have the filter too.
         sandbox.enter()?;

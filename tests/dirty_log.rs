@@ -81,6 +81,7 @@ fn hart(ram: &Arc<GuestRam>, peers: &Peers, number: usize) -> Hart {
         inbox: Arc::clone(&peers.0[number].inbox),
         peers: peers.clone(),
         stimer: Outlet::Unconnected,
+        random: Default::default(),
     });
     trap::reset(&mut hart, RAM_BASE);
     hart.state.mstatus |= 3 << 13;

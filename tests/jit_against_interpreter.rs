@@ -39,6 +39,7 @@ fn hart() -> Hart {
         inbox: Arc::clone(&peers.0[0].inbox),
         peers,
         stimer: Outlet::Unconnected,
+        random: Default::default(),
     };
     env.ram.observe_code(Arc::new(env.peers.clone()));
     let mut hart = Hart::new(env);

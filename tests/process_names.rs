@@ -3,6 +3,7 @@
 mod oracle;
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,5 +54,40 @@ fn the_host_shows_the_names_asked_for() {
         if let Some(qemu) = oracle::qemu() {
             assert_eq!(names(qemu, &options), expected, "QEMU, {options:?}");
         }
+    }
+}
+
+/// What `-run-with async-teardown=on` leaves behind while the memory is given back.
+#[test]
+fn memory_is_given_back_by_another_process() {
+    let ours = Command::new(env!("CARGO_BIN_EXE_understudy"));
+    for mut emulator in [Some(ours), oracle::qemu()].into_iter().flatten() {
+        let mut child = emulator
+            .args("-M virt -display none -serial none -monitor stdio -sandbox on".split(' '))
+            .args(["-run-with", "async-teardown=on"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the emulator starts");
+        let name = format!("cleanup/{}", child.id());
+        // The host cuts names off after fifteen bytes.
+        let name = &name[..name.len().min(15)];
+        let is_there = || {
+            let processes = std::fs::read_dir("/proc").expect("processes").flatten();
+            let mut names = processes.map(|process| process.path().join("comm"));
+            names.any(|comm| std::fs::read_to_string(comm).is_ok_and(|c| c.trim_end() == name))
+        };
+        let within = |what: &str, condition: &dyn Fn() -> bool| {
+            let started = Instant::now();
+            while !condition() {
+                assert!(started.elapsed() < Duration::from_secs(20), "{what}: {name}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        within("it is not there", &is_there);
+        let mut monitor = child.stdin.take().expect("a pipe");
+        monitor.write_all(b"quit\n").expect("it reads");
+        assert!(child.wait().expect("it ends").success());
+        within("it is still there", &|| !is_there());
     }
 }

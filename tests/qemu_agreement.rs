@@ -374,6 +374,7 @@ fn hart(isa: &IsaConfig) -> Hart {
         inbox: Arc::default(),
         peers: Peers::new(1),
         stimer: Outlet::Unconnected,
+        random: Default::default(),
     });
     hart.state.mstatus = 0x6000;
     hart

@@ -28,17 +28,7 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
             "object-add(memory-backend-ram): lacks member \"x-use-canonical-path-for-ramblock-id\"",
         ],
     ),
-    (
-        "I/O threads never poll, and drives have threads of their own",
-        &[
-            "object-add(iothread): lacks member \"aio-max-batch\"",
-            "object-add(iothread): lacks member \"poll-grow\"",
-            "object-add(iothread): lacks member \"poll-max-ns\"",
-            "object-add(iothread): lacks member \"poll-shrink\"",
-            "object-add(iothread): lacks member \"thread-pool-max\"",
-            "object-add(iothread): lacks member \"thread-pool-min\"",
-        ],
-    ),
+    ("I/O threads never poll, and drives have threads of their own", &[]),
     (
         "lists that are always empty, as there is nothing that could be in them",
         &[

@@ -50,6 +50,7 @@ impl Bare {
             inbox: Arc::clone(&peers.0[0].inbox),
             peers,
             stimer: Outlet::Unconnected,
+            random: Default::default(),
         };
         env.ram.observe_code(Arc::new(env.peers.clone()));
         env.ram.write(RAM_BASE, &program).expect("the program fits");

@@ -70,6 +70,15 @@ impl Drive {
         self.node(failure, worker::THREADS_MAX)
     }
 
+    /// The same of a drive whose requests no more than so many threads carry out.
+    pub fn into_bounded_node(
+        self,
+        failure: Outlet<ActorFailed>,
+        most_threads: usize,
+    ) -> Result<BlockNode, ImageError> {
+        self.node(failure, most_threads.clamp(1, worker::THREADS_MAX))
+    }
+
     /// Make the actor of a drive whose requests are carried out in order.
     pub fn into_ordered_node(self, failure: Outlet<ActorFailed>) -> Result<BlockNode, ImageError> {
         self.node(failure, 1)

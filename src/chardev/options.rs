@@ -199,8 +199,8 @@ pub fn ringbuf_size(size: i64) -> Result<usize, ChardevError> {
 }
 
 impl From<InetAddress> for Host {
-    fn from(InetAddress { host, port, ipv4, ipv6, .. }: InetAddress) -> Self {
-        Self { host, port, ipv4, ipv6 }
+    fn from(InetAddress { host, port, ipv4, ipv6, numeric, .. }: InetAddress) -> Self {
+        Self { host, port, ipv4, ipv6, numeric: numeric.unwrap_or(false) }
     }
 }
 

@@ -23,7 +23,7 @@ use super::spec::{ChardevSpec, Host, SocketAddress, SocketSpec, TlsSpec};
 use super::telnet::Telnet;
 use super::{ChardevError, OpenContext, address, websocket, words};
 use crate::net::inherited;
-use crate::net::resolve::{self, Families, ResolveError};
+use crate::net::resolve::{self, Families, ResolveCause, ResolveError};
 use crate::net::unix_path::{SUN_PATH, UnixPath};
 use crate::objects::{ObjectError, Objects};
 use crate::tls::{self, Endpoint, HandshakeError};
@@ -249,6 +249,10 @@ fn address_name(socket: &SocketSpec) -> String {
 pub async fn resolve(at: &Host, default: &str) -> Result<Vec<SocketAddr>, ChardevError> {
     let families = Families::from_switches(at.ipv4, at.ipv6).ok_or(ChardevError::NoFamily)?;
     let name = if at.host.is_empty() { default } else { &at.host };
+    if at.numeric && !resolve::is_numeric(name) {
+        let (host, port) = (at.host.clone(), at.port.clone());
+        return Err(ResolveError { host, port, cause: ResolveCause::NoSuchName }.into());
+    }
     let found = resolve::resolve(name, &at.port, families).await;
     Ok(found.map_err(|error| ResolveError { host: at.host.clone(), ..error })?)
 }

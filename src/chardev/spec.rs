@@ -145,6 +145,8 @@ pub struct Host {
     pub port: String,
     pub ipv4: Option<bool>,
     pub ipv6: Option<bool>,
+    /// Names are not looked up.
+    pub numeric: bool,
 }
 
 /// Where a stream socket listens or connects.

@@ -13,6 +13,7 @@ use super::spec::*;
 use super::*;
 
 mod several;
+mod tls;
 
 /// What a front end hears.
 #[derive(Debug, PartialEq, Eq)]
@@ -254,7 +255,7 @@ async fn refusals_in_the_words_of_qemu() {
     let inet = |host: &str, port: String, server| {
         ChardevKind::Socket(SocketSpec {
             address: SocketAddress::Inet {
-                at: Host { host: host.into(), port, ipv4: None, ipv6: None },
+                at: Host { host: host.into(), port, ipv4: None, ipv6: None, numeric: false },
                 to: None,
             },
             nodelay: true,
@@ -536,7 +537,13 @@ async fn mux_keys_work_while_the_guest_does_not_read() {
 }
 
 fn localhost(port: u16) -> Host {
-    Host { host: "127.0.0.1".into(), port: port.to_string(), ipv4: None, ipv6: None }
+    Host {
+        host: "127.0.0.1".into(),
+        port: port.to_string(),
+        ipv4: None,
+        ipv6: None,
+        numeric: false,
+    }
 }
 
 #[actix::test]

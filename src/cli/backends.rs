@@ -185,6 +185,9 @@ impl Backends {
             let id = &spec.monitors[spec.monitors.len() - 1].chardev;
             check_use(id, &self.chardevs, spec).map_err(|error| error.at(&monitor.origin))?;
         }
+        for hub in &self.chardevs {
+            check_hub(hub).map_err(|error| error.at(&hub.origin))?;
+        }
         for (index, chardev) in self.chardevs.iter().enumerate() {
             self.check_back_end(index, chardev, spec).map_err(|error| error.at(&chardev.origin))?;
         }
@@ -303,6 +306,16 @@ impl Backends {
 fn warn(opts: &mut Opts, origin: &str, warnings: &mut Vec<String>) {
     for warning in opts.warnings.drain(..) {
         warnings.push(format!("{origin}: {warning}"));
+    }
+}
+
+/// A hub takes each back end once.
+fn check_hub(hub: &ChardevSpec) -> Result<(), OptionError> {
+    let ChardevKind::Hub { chardevs } = &hub.kind else { return Ok(()) };
+    let twice = (1..chardevs.len()).find(|&i| chardevs[..i].contains(&chardevs[i]));
+    match twice {
+        Some(i) => refused(format!("chardev '{}' is already in use", chardevs[i])),
+        None => Ok(()),
     }
 }
 
@@ -443,13 +456,15 @@ fn chardev(id: String, mut opts: Opts, origin: &str) -> Result<ChardevSpec, Opti
         }
         "socket" => ChardevKind::Socket(socket(&mut opts)?.spec().map_err(of_options)?),
         "udp" => ChardevKind::Udp(udp(&mut opts)?),
-        "serial" | "tty" => match opts.take("path") {
+        "serial" => match opts.take("path") {
             Some(path) => ChardevKind::Serial { path: path.into() },
             None => return refused("chardev: serial/tty: no device path given"),
         },
         "hub" => {
-            let chardevs = (0..MAX_HUB).map_while(|i| opts.take(&format!("chardevs.{i}")));
-            ChardevKind::Hub { chardevs: chardevs.collect() }
+            let named = (0..MAX_HUB).map(|i| opts.take(&format!("chardevs.{i}")));
+            let chardevs: Vec<_> = named.collect();
+            // Those after a gap do not count.
+            ChardevKind::Hub { chardevs: chardevs.into_iter().map_while(|name| name).collect() }
         }
         "mux" => match opts.take("chardev") {
             Some(chardev) => ChardevKind::Mux { chardev },
@@ -481,7 +496,8 @@ fn udp(opts: &mut Opts) -> Result<UdpSpec, OptionError> {
     };
     let local = (opts.take("localaddr"), opts.take("localport"));
     let (ipv4, ipv6) = (opts.take_switch("ipv4")?, opts.take_switch("ipv6")?);
-    let remote = Host { host: host.unwrap_or_else(|| "localhost".into()), port, ipv4, ipv6 };
+    let host = host.unwrap_or_else(|| "localhost".into());
+    let remote = Host { host, port, ipv4, ipv6, numeric: false };
     let given = |text: Option<String>, default: &str| match text {
         Some(text) if !text.is_empty() => text,
         _ => default.to_owned(),
@@ -489,7 +505,8 @@ fn udp(opts: &mut Opts) -> Result<UdpSpec, OptionError> {
     let local = match local {
         (None, None) => None,
         (host, port) => {
-            Some(Host { host: given(host, ""), port: given(port, "0"), ipv4: None, ipv6: None })
+            let (host, port) = (given(host, ""), given(port, "0"));
+            Some(Host { host, port, ipv4: None, ipv6: None, numeric: false })
         }
     };
     Ok(UdpSpec { remote, local })
@@ -529,7 +546,8 @@ fn socket(opts: &mut Opts) -> Result<ChardevSocket, OptionError> {
     }
     let server = opts.take_switch("server")?.unwrap_or(false);
     let wait = opts.take_switch("wait")?;
-    let number = |n: Option<u64>| n.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    // Negative numbers wrap in texts, and mean none.
+    let number = |n: Option<u64>| n.map(u64::cast_signed);
     Ok(ChardevSocket {
         addr,
         tls_creds: opts.take("tls-creds"),

@@ -117,18 +117,29 @@ impl Disks {
         for name in ["cache.no-flush", "file.cache.no-flush"] {
             cache.no_flush |= opts.take_switch(name)?.unwrap_or(false);
         }
-        let discard = match opts.take("discard").as_deref() {
-            None => base.is_some_and(|base| base.discard),
-            Some("ignore") => false,
-            Some("unmap") => true,
-            Some(other) => {
-                return Err(OptionError::NotAccepted {
-                    name: "discard".into(),
-                    value: other.into(),
-                    allowed: "ignore, unmap".into(),
-                });
-            }
+        let not_accepted = |name: &str, value: &str, allowed: &str| OptionError::NotAccepted {
+            name: name.into(),
+            value: value.into(),
+            allowed: allowed.into(),
         };
+        let mut discard = base.is_some_and(|base| base.discard);
+        for name in ["file.discard", "discard"] {
+            discard = match opts.take(name).as_deref() {
+                None => discard,
+                Some("ignore") => false,
+                Some("unmap") => true,
+                Some(other) => return Err(not_accepted(name, other, "ignore, unmap")),
+            };
+        }
+        for name in ["aio", "file.aio"] {
+            match opts.take(name).as_deref() {
+                None | Some("threads") => {}
+                Some(kind @ ("native" | "io_uring")) => {
+                    return refused(format!("{name}={kind} is not available (valid: threads)"));
+                }
+                Some(other) => return Err(not_accepted(name, other, "threads")),
+            }
+        }
         if let Some((name, _)) = opts.items.first() {
             return Err(OptionError::Unexpected { name: name.clone() });
         }

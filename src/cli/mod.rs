@@ -176,6 +176,7 @@ impl Session {
             process_name: None,
             debug_threads: false,
             uuid: None,
+            seed: None,
             machine: MachineOptions::default(),
             accel: Accel::Jit { tb_size: None, one_insn_per_tb: false },
             cpu: "rv64".into(),
@@ -291,8 +292,8 @@ impl Session {
                 return settings::option(option, &mut self.spec, &mut self.warnings);
             }
             "display" => {
-                settings::display(text)?;
                 self.backends.no_display = true;
+                return settings::display(text);
             }
             _ => return settings::option(option, &mut self.spec, &mut self.warnings),
         }

@@ -97,9 +97,14 @@ impl Models {
             let origin = device.origin.clone();
             check_device(&device, spec).map_err(|error| error.at(&origin))?;
             spec.devices.push(device);
-            if let Some(id) = spec.devices.last().and_then(|d| d.prop("chardev")).map(str::to_owned)
+            if let Some(device) = spec.devices.last()
+                && let Some(id) = device.prop("chardev")
             {
-                backends::check_use(&id, &spec.chardevs, spec).map_err(|e| e.at(&origin))?;
+                backends::check_use(id, &spec.chardevs, spec).map_err(|error| {
+                    let property = format!("Property '{}.chardev'", device.driver);
+                    let sentence = format!("{property} can't take value '{id}': {error}");
+                    OptionError::Refused(sentence).at(&origin)
+                })?;
             }
         }
         Ok(())

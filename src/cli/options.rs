@@ -77,7 +77,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
             ),
             row(
                 "overcommit",
-                "[mem-lock=on|on-fault|off][,cpu-pm=off]",
+                "[mem-lock=on|on-fault|off][,cpu-pm=on|off]",
                 "mem-lock=on keeps the emulator's memory from being swapped out",
             ),
         ],
@@ -157,6 +157,7 @@ const OPTIONS: &[(&str, &[Row])] = &[
     (
         "Debug and expert options",
         &[
+            row("seed", "N", "what is random to the guest is the same for the same N"),
             row(
                 "serial",
                 "DEV",
@@ -233,8 +234,9 @@ const OPTIONS: &[(&str, &[Row])] = &[
             ),
             row(
                 "run-with",
-                "[chroot=DIR][,user=NAME|UID:GID]",
-                "once ready, see only DIR, and be this user",
+                "[chroot=DIR][,user=NAME|UID:GID][,async-teardown=on|off]",
+                "once ready, see only DIR, and be this user\n\
+                 async-teardown=on has another process give back the memory",
             ),
             row("readconfig", "FILE", "take options from a file"),
             row("set", "group.id.arg=value", "change a parameter of an option before it"),
@@ -270,7 +272,6 @@ const OPTIONS: &[(&str, &[Row])] = &[
             refused("numa", "value", "NUMA nodes are not available"),
             refused("plugin", "value", "plugins are not available"),
             refused("s", "", "the gdb stub is not available"),
-            refused("seed", "value", "a seed for random numbers is not available"),
             refused("semihosting", "", "semihosting is not available"),
             refused("semihosting-config", "value", "semihosting is not available"),
             refused("smbios", "value", "the machine has no SMBIOS tables"),

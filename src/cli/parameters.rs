@@ -105,7 +105,7 @@ pub const OPTIONS: &[(&str, &[Parameter])] = &[
             boolean("timestamp", "the time in front of messages"),
         ],
     ),
-    ("overcommit", &[string("mem-lock", "")]),
+    ("overcommit", &[boolean("cpu-pm", ""), string("mem-lock", "")]),
     ("object", &[]),
     (
         "add-fd",

@@ -148,6 +148,13 @@ fn refusals_as_qemu() {
          'migration.bogus' not found",
         "-incoming bogus:x: unknown migration protocol: bogus:x",
         "-incoming tcp:127.0.0.1: error parsing address '127.0.0.1'",
+        "-seed x: Invalid seed number: x",
+        "-seed -1: Invalid seed number: -1",
+        "-vga qxl: QXL VGA not available",
+        "-display none,gl=on: OpenGL is not supported by display backend 'none'",
+        "-chardev socket,id=a,path=x,websocket=on: Websocket client is not implemented",
+        "-object iothread,id=a,poll-grow=-1: poll-grow value must be in range [0, 9223372036854775807]",
+        "-object iothread,id=a,thread-pool-max=0: bad thread-pool-min/thread-pool-max values",
         "-incoming defer2: Parameter 'channel-type' does not accept value 'defer2'",
         "-incoming {\"channel-type\":\"main\"}: Parameter 'addr' is missing",
     ] {
@@ -194,6 +201,14 @@ fn refusals_across_options() {
             "duplicate fw_cfg file name: opt/x",
         ),
         ("-chardev null,id=a -serial chardev:a -mon a", "chardev 'a' is already in use"),
+        (
+            "-chardev null,id=b -chardev hub,id=a,chardevs.0=b,chardevs.1=b",
+            "chardev 'b' is already in use",
+        ),
+        (
+            "-chardev null,id=b -chardev hub,id=a,chardevs.0=b -serial chardev:b",
+            "chardev 'b' is already in use",
+        ),
         (
             "-chardev null,id=a,mux=on -mon a -mon a -mon a -mon a -mon a",
             "too many uses of multiplexed chardev 'a' (maximum is 4)",
@@ -365,6 +380,7 @@ fn sockets() {
             port: "4444".into(),
             ipv4: None,
             ipv6: None,
+            numeric: false,
         },
         to: None,
     };

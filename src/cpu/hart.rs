@@ -17,6 +17,7 @@ use super::writes::WriteAccount;
 use crate::actors::outlet::Outlet;
 use crate::devices::bus::Bus;
 use crate::machine::clock::VirtualClock;
+use crate::machine::guest_random::GuestRandom;
 use crate::machine::memory::{GuestRam, PAGE_SIZE, code_bit};
 
 /// A synchronous exception, or an interrupt when bit 63 of `cause` is set. `tval` as the
@@ -61,6 +62,8 @@ pub struct HartEnv {
     pub peers: Peers,
     /// The supervisor timer of this hart.
     pub stimer: Outlet<ArmStimer>,
+    /// What `seed` reads.
+    pub random: GuestRandom,
 }
 
 /// A hart as the interpreter and the helpers of translated code see it.
@@ -355,6 +358,7 @@ pub mod tests {
             inbox: Arc::clone(&peer.inbox),
             peers: peers.clone(),
             stimer: Outlet::Unconnected,
+            random: GuestRandom::default(),
         };
         peers.0.iter().enumerate().map(env).collect()
     }

@@ -12,6 +12,7 @@ use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
 use super::fdt::{self, FdtInput, FdtIsa};
 use super::firmware::hsm::Hsm;
+use super::guest_random::GuestRandom;
 use super::hotplug::HotplugParts;
 use super::loader::{self, BootPlan, BootRequest, Kernel, LoadError};
 use super::memory::{GuestRam, RAM_BASE, RamError};
@@ -165,6 +166,8 @@ struct GuestRequests {
 
 /// The devices being built.
 pub(super) struct Board {
+    /// What is random to the guest.
+    pub(super) random: GuestRandom,
     pub(super) clock: Arc<VirtualClock>,
     pub(super) timers: Timers,
     pub(super) failure: Outlet<ActorFailed>,
@@ -233,10 +236,17 @@ impl Board {
 }
 
 /// The device tree of the machine.
-pub fn device_tree(spec: &MachineSpec, isa: &IsaConfig) -> super::devicetree::DeviceTree {
+pub fn device_tree(
+    spec: &MachineSpec,
+    isa: &IsaConfig,
+    random: &GuestRandom,
+) -> super::devicetree::DeviceTree {
     let block = |there: bool| there.then_some(isa.cbo_size as u32);
     let mut rng_seed = [0; 32];
-    random(&mut rng_seed);
+    if random.fill(&mut rng_seed).is_err() {
+        // The guest gets the zeroes that say nothing.
+        rng_seed = [0; 32];
+    }
     fdt::virt(&FdtInput {
         ram_size: spec.ram_size,
         harts: spec.smp.cpus,
@@ -256,27 +266,16 @@ pub fn device_tree(spec: &MachineSpec, isa: &IsaConfig) -> super::devicetree::De
     })
 }
 
-fn random(bytes: &mut [u8]) {
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
-            Ok(n) => filled += n,
-            Err(rustix::io::Errno::INTR) => {}
-            // No entropy to be had: the guest gets the zeroes it was given.
-            Err(_) => return,
-        }
-    }
-}
-
 /// Decide what is loaded where.
 pub fn boot_plan(
     spec: &MachineSpec,
     isa: &IsaConfig,
     embedded_guest: &[u8],
+    random: &GuestRandom,
 ) -> Result<BootPlan, LoadError> {
     let tree = match &spec.dtb {
         Some(path) => loader::read_dtb(path)?,
-        None => device_tree(spec, isa),
+        None => device_tree(spec, isa, random),
     };
     let kernel = match &spec.kernel {
         Some(path) => Some(Kernel::File(path)),
@@ -304,14 +303,18 @@ pub fn build(
     isa: &Arc<IsaConfig>,
     mut connections: Connections<'_>,
 ) -> Result<Machine, BuildError> {
-    let (harts, plan, ram_base) = match spec.machine.board {
+    let harts = match spec.machine.board {
+        BoardKind::Virt => spec.smp.cpus,
+        BoardKind::Empty => 0,
+    };
+    let (random, randoms) = GuestRandom::of_machine(spec.seed, harts as usize);
+    let (plan, ram_base) = match spec.machine.board {
         BoardKind::Virt => {
-            let harts = spec.smp.cpus;
-            (harts, Some(boot_plan(spec, isa, connections.embedded_guest)?), RAM_BASE)
+            (Some(boot_plan(spec, isa, connections.embedded_guest, &random)?), RAM_BASE)
         }
         BoardKind::Empty => {
             check_empty(spec)?;
-            (0, None, 0)
+            (None, 0)
         }
     };
     let ram_id = spec.machine.ram_id();
@@ -351,6 +354,7 @@ pub fn build(
         roms: Vec::new(),
         hotplug: HotplugParts::default(),
         virtio: Vec::new(),
+        random: random.clone(),
     };
     let Devices { uart, drives, plugged, gpios } = match &plan {
         Some(plan) => devices(&mut board, spec, plan, &ram, &peers, &requests, &mut connections)?,
@@ -389,7 +393,7 @@ pub fn build(
     let hsm = (spec.firmware == Firmware::Builtin).then(|| Arc::new(Hsm::new(harts as usize)));
     let start_line = StartLine::new(harts as usize);
     let mut vcpus = Vec::new();
-    for hart in 0..harts {
+    for (hart, random) in (0..harts).zip(randoms) {
         let env = HartEnv {
             hartid: u64::from(hart),
             isa: Arc::clone(isa),
@@ -400,6 +404,7 @@ pub fn build(
             inbox: Arc::clone(&peers.0[hart as usize].inbox),
             peers: peers.clone(),
             stimer: Outlet::Unconnected,
+            random,
         };
         vcpus.push(vcpu(spec, env, &timers, hsm.as_ref(), &start_line, &requests, &failure)?);
     }
@@ -414,7 +419,8 @@ pub fn build(
         ram: Arc::clone(&ram),
         boot: match plan {
             Some(plan) => {
-                Box::new(PlannedBoot { plan, ram: Arc::clone(&ram), hsm, start_line, harts })
+                let ram = Arc::clone(&ram);
+                Box::new(PlannedBoot { plan, random, ram, hsm, start_line, harts })
             }
             None => Box::new(NoBoot),
         },
@@ -659,6 +665,7 @@ fn check_empty(spec: &MachineSpec) -> Result<(), BuildError> {
 /// Loads memory as planned.
 struct PlannedBoot {
     plan: BootPlan,
+    random: GuestRandom,
     ram: Arc<GuestRam>,
     hsm: Option<Arc<Hsm>>,
     start_line: Arc<StartLine>,
@@ -667,7 +674,10 @@ struct PlannedBoot {
 
 impl Boot for PlannedBoot {
     fn install(&mut self) -> Result<Vec<HartStart>, VmError> {
-        self.plan.reseed(&mut random);
+        // What there is stays if there is nothing new.
+        self.plan.reseed(&mut |bytes| {
+            let _ = self.random.fill(bytes);
+        });
         self.plan.install(&self.ram).map_err(|e| VmError(e.to_string()))?;
         let start = |hart: u32| {
             let set = self.plan.program_counters.iter().rev().find(|(h, _)| *h == hart);

@@ -18,6 +18,7 @@ mod fw_cfg_items;
 /// The guest that runs when there is nothing else to run.
 #[path = "../../guests/greeter/mod.rs"]
 pub mod greeter;
+pub mod guest_random;
 pub mod hotplug;
 pub mod loader;
 mod localtime;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::build::{self, Connections, Machine, QtestParts};
 use super::core_dump::{DumpPeers, DumpState, Dumper};
+use super::guest_random::GuestRandom;
 use super::hotplug::Hotplug;
 use super::message::{RequestShutdown, ShutdownCause};
 use super::spec::{
@@ -59,7 +60,8 @@ pub fn run(
 ) -> anyhow::Result<i32> {
     let (_, isa) = IsaConfig::from_cpu_option(&spec.cpu)?;
     if let Some(path) = &spec.machine.dumpdtb {
-        let plan = build::boot_plan(&spec, &isa, embedded_guest)?;
+        let (random, _) = GuestRandom::of_machine(spec.seed, spec.smp.cpus as usize);
+        let plan = build::boot_plan(&spec, &isa, embedded_guest, &random)?;
         std::fs::write(path, plan.tree.to_blob())
             .map_err(|e| anyhow::anyhow!("Failed to write {}: {e}", path.display()))?;
         return Ok(0);

@@ -10,6 +10,7 @@ use crate::chardev::spec::ChardevSpec;
 use crate::migration::channel::Address;
 use crate::migration::message::Settings;
 use crate::objects::authz::Authz;
+use crate::objects::iothread::IoThreadLimits;
 use crate::objects::memory::{MemoryDefaults, MemorySpec};
 use crate::objects::options::X509Options;
 use crate::objects::secret::SecretOptions;
@@ -34,6 +35,8 @@ pub struct MachineSpec {
     pub debug_threads: bool,
     /// `-uuid`, big-endian.
     pub uuid: Option<[u8; 16]>,
+    /// `-seed`: what is random to the guest is the same each time.
+    pub seed: Option<u64>,
     pub machine: MachineOptions,
     pub accel: Accel,
     /// The argument of `-cpu`, for `cpu::isa::IsaConfig::from_cpu_option`.
@@ -406,7 +409,7 @@ pub enum ObjectKind {
     RngBuiltin,
     /// `memory-backend-…`.
     Memory(MemorySpec),
-    IoThread,
+    IoThread(IoThreadLimits),
     Secret(SecretOptions),
     TlsCredsX509(X509Options),
     /// `authz-simple` and `authz-list`.
@@ -555,6 +558,8 @@ pub struct ProcessSpec {
     pub root: Option<PathBuf>,
     /// `-run-with user=`
     pub user: Option<RunAs>,
+    /// `-run-with async-teardown=on`
+    pub async_teardown: bool,
     /// `-overcommit mem-lock=`
     pub memory_lock: MemoryLock,
 }

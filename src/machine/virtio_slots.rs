@@ -10,6 +10,7 @@ use actix::Arbiter;
 use super::build::{Board, BuildError};
 use super::composition::Plugged;
 use super::drives::{Drives, PluggedDrive};
+use super::guest_random::GuestRandom;
 use super::hotplug::{PluggedPort, SerialBus};
 use super::memory::GuestRam;
 use super::memory_map as map;
@@ -215,8 +216,12 @@ pub(super) fn plug_all(
                 drive.attach(blk.share_write).map_err(|e| refused(device, e))?;
                 let info = drive.info();
                 resolved = blk.resolved(&info);
-                let node =
-                    drive.into_node(board.failure.clone()).map_err(|e| refused(device, e))?;
+                let failure = board.failure.clone();
+                let node = match &thread {
+                    Some(thread) => drive.into_bounded_node(failure, thread.limits().threads()),
+                    None => drive.into_node(failure),
+                };
+                let node = node.map_err(|e| refused(device, e))?;
                 let path = qom_path(spec, device);
                 let (id, may_stop) = (blk.drive.clone(), blk.may_stop(&info));
                 let connections = BlkConnections {
@@ -237,7 +242,7 @@ pub(super) fn plug_all(
             Some(Plug::Rng(device)) => {
                 let given: &Properties = &properties(spec, device);
                 let rng = create::rng(given).map_err(|e| refused(device, e))?;
-                let source = entropy_source(spec, device, rng.source.as_deref())?;
+                let source = entropy_source(spec, device, rng.source.as_deref(), &board.random)?;
                 let clock = Arc::clone(&board.clock);
                 let limited = rng.needs_timer();
                 let virtio = rng.plug(source, clock, board.timers.arm_outlet(), slot);
@@ -270,11 +275,12 @@ fn entropy_source(
     spec: &MachineSpec,
     device: &DeviceSpec,
     id: Option<&str>,
+    random: &GuestRandom,
 ) -> Result<Outlet<entropy::EntropyWanted>, BuildError> {
-    let Some(id) = id else { return Ok(entropy::builtin()) };
+    let Some(id) = id else { return Ok(entropy::builtin(random.clone())) };
     let object = spec.objects.iter().find(|o| o.id == id);
     match object.map(|o| &o.kind) {
-        Some(ObjectKind::RngBuiltin) => Ok(entropy::builtin()),
+        Some(ObjectKind::RngBuiltin) => Ok(entropy::builtin(random.clone())),
         Some(ObjectKind::RngRandom { filename }) => {
             entropy::from_file(&filename.to_string_lossy()).map_err(|e| refused(device, e))
         }

@@ -36,7 +36,8 @@ impl Objects {
             (Object::Plain, _) => {
                 return refused(format!("Property '{property}' can no longer be set"));
             }
-            (Object::Memory(_) | Object::IoThread(_), _) => {
+            (Object::IoThread(thread), _) => return thread.set(property, value),
+            (Object::Memory(_), _) => {
                 return match value == has {
                     true => Ok(()),
                     false => refused("cannot change property value".into()),

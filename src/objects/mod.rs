@@ -123,7 +123,9 @@ impl Objects {
         let ObjectSpec { id, kind } = spec;
         let type_name = kind.type_name();
         let (object, properties) = match kind {
-            ObjectKind::IoThread => (Object::IoThread(IoThread::start(&id).await?), Vec::new()),
+            ObjectKind::IoThread(limits) => {
+                (Object::IoThread(IoThread::start(&id, limits).await?), Vec::new())
+            }
             kind => {
                 let (objects, id) = (self.clone(), id.clone());
                 let made = tokio::task::spawn_blocking(move || {
@@ -178,7 +180,10 @@ impl Objects {
             Some(ObjectView {
                 id: id.to_owned(),
                 type_name: entry.type_name,
-                properties: entry.properties.clone(),
+                properties: match &entry.object {
+                    Object::IoThread(thread) => thread.properties(),
+                    _ => entry.properties.clone(),
+                },
             })
         })
     }
@@ -307,7 +312,7 @@ impl Objects {
             },
             ObjectKind::Memory(spec) => self.allocate(id, &spec),
             // A thread of the actix system starts the one, and the other has nothing to be made of.
-            ObjectKind::IoThread | ObjectKind::RngBuiltin => Ok(Object::Plain),
+            ObjectKind::IoThread(_) | ObjectKind::RngBuiltin => Ok(Object::Plain),
         }
     }
 

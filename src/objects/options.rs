@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::ObjectError;
 use super::authz::{Authz, Policy, Rule};
+use super::iothread::IoThreadOptions;
 use super::memory::{FileOptions, MemfdOptions, MemorySpec, RamOptions};
 use super::secret::SecretOptions;
 use crate::cli::opts::Opts;
@@ -22,7 +23,7 @@ use crate::tls::Endpoint;
 pub enum ObjectOptions {
     AuthzList(ListOptions),
     AuthzSimple(SimpleOptions),
-    Iothread(NoOptions),
+    Iothread(IoThreadOptions),
     MemoryBackendFile(FileOptions),
     MemoryBackendMemfd(MemfdOptions),
     MemoryBackendRam(RamOptions),
@@ -197,7 +198,9 @@ impl ObjectOptions {
             Self::AuthzSimple(SimpleOptions { id, identity }) => {
                 (id, ObjectKind::Authz(Authz::Simple { identity }))
             }
-            Self::Iothread(NoOptions { id }) => (id, ObjectKind::IoThread),
+            Self::Iothread(options) => {
+                (options.id.clone(), ObjectKind::IoThread((&options).try_into()?))
+            }
             Self::MemoryBackendRam(options) => memory(&options.id, (&options).into())?,
             Self::MemoryBackendFile(options) => memory(&options.id, (&options).into())?,
             Self::MemoryBackendMemfd(options) => memory(&options.id, (&options).into())?,

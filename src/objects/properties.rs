@@ -31,7 +31,7 @@ impl ObjectKind {
             Self::RngRandom { .. } => "rng-random",
             Self::RngBuiltin => "rng-builtin",
             Self::Memory(spec) => spec.type_name,
-            Self::IoThread => "iothread",
+            Self::IoThread(_) => "iothread",
             Self::Secret(_) => "secret",
             Self::TlsCredsX509(_) => "tls-creds-x509",
             Self::Authz(Authz::Simple { .. }) => "authz-simple",
@@ -75,7 +75,7 @@ pub(super) fn of(kind: &ObjectKind) -> Vec<Property> {
             property("policy", "QAuthZListPolicy", json!(policy)),
             property("rules", "QAuthZListRule", json!(rules)),
         ],
-        ObjectKind::Memory(_) | ObjectKind::IoThread | ObjectKind::RngBuiltin => Vec::new(),
+        ObjectKind::Memory(_) | ObjectKind::IoThread(_) | ObjectKind::RngBuiltin => Vec::new(),
     }
 }
 

@@ -62,7 +62,7 @@ impl Qom {
     }
 
     /// Everything that there is now: the machine, with what others have at the moment. The objects
-    /// are in the order of the table that has them.
+    /// and character devices are in the order of the tables that have them.
     pub fn tree(
         &self,
         objects: impl IntoIterator<Item = (String, Node)>,
@@ -78,9 +78,7 @@ impl Qom {
             region.set("addr", *base);
         }
         let mut root = Node::new("container");
-        let mut devices = Node::new("container");
-        chardevs.into_iter().for_each(|(name, chardev)| devices.add(name, chardev));
-        root.add("chardevs", devices);
+        root.add("chardevs", Node::ordered("container", chardevs));
         root.add("objects", objects);
         root.add("backend", Node::new("container"));
         root.add("machine", machine);

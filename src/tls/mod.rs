@@ -16,4 +16,4 @@ pub use handshake::{ClientTls, ServerTls, accept, connect};
 pub use stream::TlsStream;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,7 +22,7 @@ use crate::objects::authz::{Authorization, Authz};
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
 const SERVER: &str = "O=oracle,CN=server";
-const CLIENT: &str = "O=oracle,CN=client1";
+pub(crate) const CLIENT: &str = "O=oracle,CN=client1";
 
 fn authority(name: &str) -> Issuer {
     let mut params = CertificateParams::default();
@@ -52,14 +52,14 @@ fn leaf(name: &str, hosts: &[&str]) -> CertificateParams {
 }
 
 /// Directories of credentials, and the two authorities that sign them.
-struct Pki {
+pub(crate) struct Pki {
     root: TempDir,
     ours: Issuer,
     other: Issuer,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         Self { root, ours: authority("our CA"), other: authority("other CA") }
     }
@@ -88,16 +88,33 @@ impl Pki {
         dir
     }
 
-    fn server(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> PathBuf {
+    pub(crate) fn server(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> PathBuf {
         let mut params = leaf("server", &["127.0.0.1", "localhost"]);
         change(&mut params);
         self.dir(name, Endpoint::Server, &params, &self.ours)
     }
 
-    fn client(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> PathBuf {
+    pub(crate) fn client(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> PathBuf {
         let mut params = leaf("client1", &[]);
         change(&mut params);
         self.dir(name, Endpoint::Client, &params, &self.ours)
+    }
+
+    /// A client and a server that somebody else has signed.
+    pub(crate) fn foreign(&self) -> [PathBuf; 2] {
+        let (client, server) = (leaf("client1", &[]), leaf("server", &["127.0.0.1"]));
+        [
+            self.dir("foreign-client", Endpoint::Client, &client, &self.other),
+            self.dir("foreign-server", Endpoint::Server, &server, &self.other),
+        ]
     }
 }
 

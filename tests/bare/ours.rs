@@ -68,6 +68,7 @@ pub fn run(runner: Runner, cpu: &str, image: &[u8], count: usize) -> Vec<Outcome
         inbox: peers.0[0].inbox.clone(),
         peers,
         stimer: Outlet::Unconnected,
+        random: Default::default(),
     });
     trap::reset(&mut hart, BASE);
     // `mtimecmp` is zero at reset.

@@ -17,6 +17,7 @@ use super::hart::{Hart, Trap};
 use super::irq::{LCOFIP, SEIP, SSIP, STIP};
 use super::pmp;
 use super::trap::ILLEGAL_INSTRUCTION;
+use crate::machine::guest_random::{GuestRandom, NoneNow};
 
 /// Interrupts of S-mode.
 const SUPERVISOR_INTERRUPTS: u64 = SSIP | STIP | SEIP;
@@ -94,7 +95,7 @@ pub(super) fn get(hart: &mut Hart, csr: u16) -> u64 {
         FFLAGS => hart.fflags().into(),
         FRM => s.frm.into(),
         FCSR => u64::from(s.frm) << 5 | u64::from(hart.fflags()),
-        SEED => seed(),
+        SEED => seed(&hart.env.random),
         SSTATUS => with_sd(s.mstatus) & SSTATUS_READABLE,
         number::SIE => s.mie & s.mideleg & SUPERVISOR_VIEW,
         STVEC => s.stvec,
@@ -385,15 +386,14 @@ fn set_pmpaddr(hart: &mut Hart, i: usize, value: u64) {
     hart.translations_changed();
 }
 
-/// 16 bits of host entropy with the state ES16 (Zkr 4.1), or WAIT when the host has none now.
-fn seed() -> u64 {
+/// 16 bits of entropy with the state ES16 (Zkr 4.1), or WAIT when there is none now.
+fn seed(random: &GuestRandom) -> u64 {
     const ES16: u64 = 2 << 30;
     const WAIT: u64 = 1 << 30;
     let mut bytes = [0; 2];
-    let flags = rustix::rand::GetRandomFlags::NONBLOCK;
-    match rustix::rand::getrandom(&mut bytes, flags) {
-        Ok(2) => ES16 | u64::from(u16::from_le_bytes(bytes)),
-        _ => WAIT,
+    match random.fill(&mut bytes) {
+        Ok(()) => ES16 | u64::from(u16::from_le_bytes(bytes)),
+        Err(NoneNow) => WAIT,
     }
 }
 

@@ -48,6 +48,7 @@ async fn bench(accel: Accel, program: &[u32]) -> Bench {
         inbox: Arc::clone(&peers.0[0].inbox),
         peers,
         stimer: Outlet::Unconnected,
+        random: Default::default(),
     };
     env.ram.observe_code(Arc::new(env.peers.clone()));
     for (i, word) in program.iter().enumerate() {

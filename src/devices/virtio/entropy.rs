@@ -1,4 +1,4 @@
-//! Where virtio-rng's bytes come from: the host's generator, or a file (`rng-random`), which may
+//! Where virtio-rng's bytes come from: the machine's generator, or a file (`rng-random`), which may
 //! make its reader wait and therefore has a thread of its own.
 
 use std::fs::File;
@@ -6,10 +6,10 @@ use std::io::Read as _;
 use std::sync::mpsc;
 
 use actix::Message;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::actors::outlet::Outlet;
 use crate::block::message::IoFailed;
+use crate::machine::guest_random::GuestRandom;
 use crate::threads;
 
 /// Bytes of one request at most.
@@ -38,13 +38,13 @@ pub enum EntropyError {
     Thread { path: String, reason: IoFailed },
 }
 
-/// `rng-builtin`: the host's generator, which never makes its reader wait.
-pub fn builtin() -> Outlet<EntropyWanted> {
-    Outlet::fold(|EntropyWanted { len, to }| {
+/// `rng-builtin`: what is random to the guest anyway, and never makes its reader wait.
+pub fn builtin(random: GuestRandom) -> Outlet<EntropyWanted> {
+    Outlet::fold(move |EntropyWanted { len, to }| {
         let mut bytes = vec![0; len.min(ENTROPY_MAX)];
-        // Up to 256 bytes are never cut short; more may be, by a signal.
-        let got = getrandom(&mut bytes[..], GetRandomFlags::empty()).unwrap_or(0);
-        bytes.truncate(got);
+        if random.fill(&mut bytes).is_err() {
+            bytes.clear();
+        }
         to.send(Entropy(bytes));
     })
 }

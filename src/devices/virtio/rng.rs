@@ -199,6 +199,7 @@ mod tests {
     use super::super::test_driver::{DATA, Driver, WRITE};
     use super::*;
     use crate::actors::probe::Probe;
+    use crate::machine::guest_random::GuestRandom;
     use crate::migration::vmstate::tests::assert_described_as_qemus;
 
     #[test]
@@ -206,7 +207,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [0x5a; 64]).unwrap();
         let sources = [
-            (entropy::builtin(), None),
+            (entropy::builtin(GuestRandom::default()), None),
             (entropy::from_file(file.path().to_str().unwrap()).unwrap(), Some(vec![0x5a; 64])),
         ];
         for (source, expected) in sources {

@@ -14,8 +14,9 @@ use crate::qom::{Effect, Location, Node, PropertyInfo, QomError, Tree};
 /// Everything that there is at the moment.
 pub fn tree(services: &Services) -> Tree {
     let info = &services.info;
-    let chardevs = info.chardevs.list().into_iter().map(|chardev| chardev.node());
-    info.qom.tree(info.objects.nodes(), chardevs)
+    // A list begins with what is last in its table.
+    let chardevs = info.chardevs.list().into_iter().rev();
+    info.qom.tree(info.objects.nodes(), chardevs.map(|chardev| chardev.node()))
 }
 
 /// Change a property, and whatever has to change with it.

@@ -14,6 +14,7 @@ struct Rig {
     output: Probe<CharOutput>,
     credit: Probe<CharCredit>,
     opened: Probe<PortOpened>,
+    place: Place,
 }
 
 fn rig(legacy: bool, console: bool) -> Rig {
@@ -24,12 +25,13 @@ fn rig(legacy: bool, console: bool) -> Rig {
         credit: credit.recipient(),
         place: Place::default(),
     };
+    let place = backend.place.clone();
     let (nr, name) = if console { (0, String::new()) } else { (1, "org.x".to_owned()) };
     let opened = Probe::new();
     let announce = Some(("p0".to_owned(), Outlet::Mailbox(opened.recipient())));
     let ports = vec![PortOptions { nr, console, name, backend: Some(backend), announce }];
     let driver = Driver::new(legacy, Console::new(31, true, ports));
-    Rig { driver, attach, output, credit, opened }
+    Rig { driver, attach, output, credit, opened, place }
 }
 
 /// Give the device buffers for control messages, send it one, and return those it sends.
@@ -82,7 +84,7 @@ fn handshake_of_a_console() {
 
 #[test]
 fn a_named_port_opens_with_its_back_end() {
-    let Rig { mut driver, attach, output, opened, .. } = rig(true, false);
+    let Rig { mut driver, attach, output, opened, place, .. } = rig(true, false);
     driver.start(MULTIPORT);
     let ready = control(&mut driver, 1, event::PORT_READY, 1);
     assert_eq!(ready, [message(1, event::PORT_NAME, 1, b"org.x\0")]);
@@ -101,8 +103,10 @@ fn a_named_port_opens_with_its_back_end() {
     assert_eq!(opened.take(), []);
     control(&mut driver, 1, event::PORT_OPEN, 1);
     assert_eq!(opened.take(), told(true));
+    assert!(place.is_open());
     driver.start(MULTIPORT);
     assert_eq!(opened.take(), told(false));
+    assert!(!place.is_open());
 }
 
 #[test]
