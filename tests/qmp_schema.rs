@@ -16,16 +16,15 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
     (
         "options of the host's memory that are not there",
         &[
-            "object-add(memory-backend-file): lacks member \"align\"",
             "object-add(memory-backend-file): lacks member \"pmem\"",
             "object-add(memory-backend-file): lacks member \"prealloc-context\"",
-            "object-add(memory-backend-file): lacks member \"readonly\"",
-            "object-add(memory-backend-file): lacks member \"rom\"",
             "object-add(memory-backend-file): lacks member \"x-use-canonical-path-for-ramblock-id\"",
             "object-add(memory-backend-memfd): lacks member \"prealloc-context\"",
             "object-add(memory-backend-memfd): lacks member \"x-use-canonical-path-for-ramblock-id\"",
             "object-add(memory-backend-ram): lacks member \"prealloc-context\"",
             "object-add(memory-backend-ram): lacks member \"x-use-canonical-path-for-ramblock-id\"",
+            "object-add(memory-backend-shm): lacks member \"prealloc-context\"",
+            "object-add(memory-backend-shm): lacks member \"x-use-canonical-path-for-ramblock-id\"",
         ],
     ),
     ("I/O threads never poll, and drives have threads of their own", &[]),
@@ -75,7 +74,7 @@ const DEVIATIONS: &[(&str, &[&str])] = &[
     (
         "objects that are not there",
         &[
-            "object-add.qom-type: lacks acpi-generic-initiator, acpi-generic-port, authz-listfile, authz-pam, can-bus, can-host-socketcan, colo-compare, cryptodev-backend, cryptodev-backend-builtin, cryptodev-backend-lkcf, cryptodev-vhost-user, dbus-vmstate, filter-buffer, filter-dump, filter-mirror, filter-redirector, filter-replay, filter-rewriter, input-barrier, input-linux, iommufd, main-loop, memory-backend-epc, memory-backend-shm, pef-guest, pr-manager-helper, qtest, rng-egd, secret_keyring, sev-guest, sev-snp-guest, thread-context, s390-pv-guest, throttle-group, tls-creds-anon, tls-creds-psk, tls-cipher-suites, x-remote-object, x-vfio-user-server",
+            "object-add.qom-type: lacks acpi-generic-initiator, acpi-generic-port, authz-listfile, authz-pam, can-bus, can-host-socketcan, colo-compare, cryptodev-backend, cryptodev-backend-builtin, cryptodev-backend-lkcf, cryptodev-vhost-user, dbus-vmstate, filter-buffer, filter-dump, filter-mirror, filter-redirector, filter-replay, filter-rewriter, input-barrier, input-linux, iommufd, main-loop, memory-backend-epc, pef-guest, pr-manager-helper, qtest, rng-egd, secret_keyring, sev-guest, sev-snp-guest, thread-context, s390-pv-guest, throttle-group, tls-creds-anon, tls-creds-psk, tls-cipher-suites, x-remote-object, x-vfio-user-server",
         ],
     ),
     (

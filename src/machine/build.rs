@@ -67,6 +67,8 @@ use crate::qtest::stepped::SteppedClock;
 pub enum BuildError {
     #[error("Invalid SMP CPUs {0}. The max CPUs supported by machine 'none' is 1")]
     NoHarts(u32),
+    #[error("memory backend '{0}' is read-only, and a machine writes to its memory")]
+    RomAsRam(String),
     #[error(transparent)]
     Ram(#[from] RamError),
     #[error(transparent)]
@@ -323,6 +325,9 @@ pub fn build(
         0 => GuestRam::new(ram_base, 0)?,
         size => {
             let backend = connections.objects.memory(ram_id)?;
+            if backend.memory.is_rom() {
+                return Err(BuildError::RomAsRam(ram_id.to_owned()));
+            }
             GuestRam::over(ram_base, size, Arc::clone(&backend.memory))?
         }
     });

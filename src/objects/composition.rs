@@ -33,6 +33,21 @@ impl Objects {
                 // QEMU's sentence ends so.
                 return refused(format!("cannot change property size of {} ", entry.type_name));
             }
+            (Object::Memory(backend), "discard-data") => {
+                backend.memory.set_discard_data(value == &Value::Bool(true));
+            }
+            // QEMU's sentences end so, each.
+            (Object::Memory(_), "readonly" | "rom") => {
+                let of = entry.type_name;
+                return refused(format!("cannot change property '{property}' of {of}."));
+            }
+            (Object::Memory(_), "mem-path" | "align" | "offset") => {
+                let of = entry.type_name;
+                return refused(format!("cannot change property '{property}' of {of}"));
+            }
+            (Object::Memory(_), "share" | "reserve" | "policy" | "host-nodes") => {
+                return refused("cannot change property value".into());
+            }
             (Object::Plain, _) => {
                 return refused(format!("Property '{property}' can no longer be set"));
             }
@@ -111,6 +126,9 @@ mod tests {
             ("rng-builtin,id=o", "rng-builtin", "opened", json!(true)),
             ("secret,id=o,data=eA==,format=base64", "secret", "format", json!("base64")),
             ("secret,id=o,data=x", "secret", "keyid", json!("")),
+            ("secret,id=o,data=eA==,format=base64", "secret", "data", json!("eA==")),
+            ("secret,id=o,file=/dev/null", "secret", "data", json!("")),
+            ("memory-backend-shm,id=o,size=1M", "memory-backend-shm", "share", json!(true)),
             ("memory-backend-ram,id=o,size=1M", "memory-backend-ram", "size", json!(1 << 20)),
             ("authz-simple,id=o,identity=me", "authz-simple", "identity", json!("me")),
         ] {
@@ -139,5 +157,19 @@ mod tests {
         let memory = made("memory-backend-ram,id=o,size=1M").await;
         let refused = memory.set("o", "size", &json!(5), &json!(5)).unwrap_err();
         assert_eq!(refused.to_string(), "cannot change property size of memory-backend-ram ");
+        let refused = memory.set("o", "share", &json!(false), &json!(false)).unwrap_err();
+        assert_eq!(refused.to_string(), "cannot change property value");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        let file = made(&format!("memory-backend-file,id=o,size=8k,mem-path={path}")).await;
+        for (property, value, says) in [
+            ("rom", json!("on"), "cannot change property 'rom' of memory-backend-file."),
+            ("align", json!(0), "cannot change property 'align' of memory-backend-file"),
+        ] {
+            let refused = file.set("o", property, &value, &value).unwrap_err();
+            assert_eq!(refused.to_string(), says);
+        }
+        file.set("o", "discard-data", &json!(true), &json!(false)).unwrap();
+        assert_eq!(file.nodes().remove(0).1.value("discard-data"), Some(json!(true)));
     }
 }

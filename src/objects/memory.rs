@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ObjectError;
-use crate::machine::memory::host::{HostMemPolicy, HostMemory, MemoryRequest, MemorySource, NODES};
+use crate::machine::memory::host::{
+    FileSource, HostMemPolicy, HostMemory, MemoryRequest, MemorySource, NODES,
+};
 use crate::qmp::visit::Size;
 
 /// A QAPI type of properties that has those of `MemoryBackendProperties`, and some of its own.
@@ -55,10 +57,16 @@ memory_options! {
 
     /// QAPI `MemoryBackendFileProperties`.
     FileOptions {
+        align: Option<Size>,
         offset: Option<Size>,
         discard_data: Option<bool>,
         mem_path: String,
+        readonly: Option<bool>,
+        rom: Option<OnOffAuto>,
     }
+
+    /// QAPI `MemoryBackendShmProperties`.
+    ShmOptions {}
 
     /// QAPI `MemoryBackendMemfdProperties`.
     MemfdOptions {
@@ -74,14 +82,56 @@ impl From<&RamOptions> for MemorySpec {
     }
 }
 
-impl From<&FileOptions> for MemorySpec {
-    fn from(options: &FileOptions) -> Self {
-        let source = MemorySource::File {
+/// QAPI `OnOffAuto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnOffAuto {
+    Auto,
+    On,
+    Off,
+}
+
+impl TryFrom<&FileOptions> for MemorySpec {
+    type Error = ObjectError;
+
+    fn try_from(options: &FileOptions) -> Result<Self, ObjectError> {
+        let refused = |sentence: &str| Err(ObjectError::Refused(sentence.to_owned()));
+        let readonly = options.readonly.unwrap_or(false);
+        let share = options.share.unwrap_or(false);
+        let rom = match options.rom.unwrap_or(OnOffAuto::Auto) {
+            OnOffAuto::Auto => readonly,
+            OnOffAuto::On if !readonly => {
+                return refused("property 'rom' = 'on' is not supported with 'readonly' = 'off'");
+            }
+            OnOffAuto::Off if readonly && share => {
+                return refused(
+                    "property 'rom' = 'off' is incompatible with 'readonly' = 'on' and 'share' = \
+                     'on'",
+                );
+            }
+            rom => rom == OnOffAuto::On,
+        };
+        let source = MemorySource::File(FileSource {
             path: options.mem_path.clone().into(),
             offset: options.offset.map_or(0, |offset| offset.0),
+            align: options.align.map_or(0, |align| align.0),
             discard_data: options.discard_data.unwrap_or(false),
-        };
-        options.general("memory-backend-file", source)
+            readonly,
+            rom,
+        });
+        Ok(options.general("memory-backend-file", source))
+    }
+}
+
+impl TryFrom<&ShmOptions> for MemorySpec {
+    type Error = ObjectError;
+
+    fn try_from(options: &ShmOptions) -> Result<Self, ObjectError> {
+        if options.share == Some(false) {
+            let sentence = "can't create shm backend with `share=off`";
+            return Err(ObjectError::Refused(sentence.to_owned()));
+        }
+        Ok(options.general("memory-backend-shm", MemorySource::Shm))
     }
 }
 
@@ -119,9 +169,10 @@ impl MemorySpec {
     pub fn plain(size: u64, path: Option<std::path::PathBuf>) -> Self {
         let (type_name, source) = match path {
             None => ("memory-backend-ram", MemorySource::Anonymous),
-            Some(path) => {
-                ("memory-backend-file", MemorySource::File { path, offset: 0, discard_data: false })
-            }
+            Some(path) => (
+                "memory-backend-file",
+                MemorySource::File(FileSource { path, ..FileSource::default() }),
+            ),
         };
         Self {
             type_name,
@@ -177,7 +228,9 @@ impl MemorySpec {
             name: name.to_owned(),
             size: self.size,
             source: self.source.clone(),
-            share: self.share.unwrap_or(matches!(self.source, MemorySource::Memfd { .. })),
+            share: self
+                .share
+                .unwrap_or(matches!(self.source, MemorySource::Memfd { .. } | MemorySource::Shm)),
             reserve: self.reserve,
             prealloc: (prealloc && self.reserve).then_some(threads),
             merge: self.merge.unwrap_or(defaults.merge),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::ObjectError;
 use super::authz::{Authz, Policy, Rule};
 use super::iothread::IoThreadOptions;
-use super::memory::{FileOptions, MemfdOptions, MemorySpec, RamOptions};
+use super::memory::{FileOptions, MemfdOptions, MemorySpec, RamOptions, ShmOptions};
 use super::secret::SecretOptions;
 use crate::cli::opts::Opts;
 use crate::cli::value;
@@ -27,6 +27,7 @@ pub enum ObjectOptions {
     MemoryBackendFile(FileOptions),
     MemoryBackendMemfd(MemfdOptions),
     MemoryBackendRam(RamOptions),
+    MemoryBackendShm(ShmOptions),
     RngBuiltin(NoOptions),
     RngRandom(RandomOptions),
     Secret(SecretOptions),
@@ -46,6 +47,7 @@ pub const TYPES: &[&str] = &[
     "memory-backend-file",
     "memory-backend-memfd",
     "memory-backend-ram",
+    "memory-backend-shm",
     "rng-builtin",
     "rng-random",
     "secret",
@@ -202,7 +204,8 @@ impl ObjectOptions {
                 (options.id.clone(), ObjectKind::IoThread((&options).try_into()?))
             }
             Self::MemoryBackendRam(options) => memory(&options.id, (&options).into())?,
-            Self::MemoryBackendFile(options) => memory(&options.id, (&options).into())?,
+            Self::MemoryBackendFile(options) => memory(&options.id, (&options).try_into()?)?,
+            Self::MemoryBackendShm(options) => memory(&options.id, (&options).try_into()?)?,
             Self::MemoryBackendMemfd(options) => memory(&options.id, (&options).into())?,
             Self::RngBuiltin(NoOptions { id }) => (id, ObjectKind::RngBuiltin),
             Self::RngRandom(RandomOptions { id, filename }) => {

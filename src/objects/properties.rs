@@ -44,7 +44,7 @@ fn property(name: &'static str, type_name: &'static str, value: Value) -> Proper
     Property { name, type_name, value }
 }
 
-/// What was said of an object. What is secret is not shown.
+/// What was said of an object.
 pub(super) fn of(kind: &ObjectKind) -> Vec<Property> {
     let text = |name, text: &Option<String>| property(name, "string", json!(text));
     match kind {
@@ -54,6 +54,8 @@ pub(super) fn of(kind: &ObjectKind) -> Vec<Property> {
         ObjectKind::Secret(secret) => vec![
             property("format", "QCryptoSecretFormat", json!(secret.format.unwrap_or_default())),
             text("file", &secret.file),
+            // Whoever may ask for it could have it in other ways, and QEMU shows it.
+            text("data", &secret.data),
             text("keyid", &secret.keyid),
             text("iv", &secret.iv),
         ],
@@ -96,11 +98,14 @@ pub(super) fn of_memory(backend: &MemoryBackend) -> Vec<Property> {
         property("policy", "HostMemPolicy", json!(request.policy)),
     ];
     match &request.source {
-        MemorySource::Anonymous => {}
-        MemorySource::File { path, offset, discard_data } => {
-            all.push(property("mem-path", "string", json!(path.to_string_lossy())));
-            all.push(int("offset", *offset));
-            all.push(switch("discard-data", *discard_data));
+        MemorySource::Anonymous | MemorySource::Shm => {}
+        MemorySource::File(source) => {
+            all.push(property("mem-path", "string", json!(source.path.to_string_lossy())));
+            all.push(int("offset", source.offset));
+            all.push(int("align", source.align));
+            all.push(switch("discard-data", source.discard_data));
+            all.push(switch("readonly", source.readonly));
+            all.push(property("rom", "OnOffAuto", json!(if source.rom { "on" } else { "off" })));
         }
         MemorySource::Memfd { huge, seal } => {
             all.push(switch("hugetlb", huge.is_some()));

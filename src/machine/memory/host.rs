@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -53,19 +54,31 @@ impl HostMemPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemorySource {
     Anonymous,
-    /// A file, or an unnamed one in a directory. Its content is given up at the end if that is
-    /// wanted.
-    File {
-        path: PathBuf,
-        offset: u64,
-        discard_data: bool,
-    },
+    File(FileSource),
+    /// A file in memory that has no name any more; to be shared.
+    Shm,
     /// An unnamed file in memory, perhaps of huge pages (of this size, if not the default one),
     /// whose size cannot be changed if it is sealed.
     Memfd {
         huge: Option<Option<u64>>,
         seal: bool,
     },
+}
+
+/// A file, or an unnamed one in a directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileSource {
+    pub path: PathBuf,
+    /// Bytes.
+    pub offset: u64,
+    /// Of the place where it is mapped, in bytes; zero is the page size.
+    pub align: u64,
+    /// Its content is given up at the end.
+    pub discard_data: bool,
+    /// It is not opened for writing.
+    pub readonly: bool,
+    /// Nor is the memory for writing.
+    pub rom: bool,
 }
 
 /// Memory to be had.
@@ -123,6 +136,10 @@ pub enum HostMemoryError {
     FileTooSmall { name: String, found: u64, size: u64, offset: u64 },
     #[error("offset {offset:#x} must be multiples of page size {page:#x}")]
     Offset { offset: u64, page: u64 },
+    #[error("alignment {align:#x} must be multiples of page size {page:#x}")]
+    Alignment { align: u64, page: u64 },
+    #[error("alignment {0:#x} must be a power of two")]
+    NotAPower(u64),
     #[error("memory size {size:#x} must be equal to or larger than page size {page:#x}")]
     SmallerThanPage { size: u64, page: u64 },
     #[error("failed to create memfd: {}", words(.0))]
@@ -150,7 +167,9 @@ pub struct HostMemory {
     page: u64,
     kind: Kind,
     /// Give the file's content up at the end.
-    discard_data: bool,
+    discard_data: AtomicBool,
+    /// It cannot be written to.
+    rom: bool,
 }
 
 /// How pages are given back.
@@ -200,9 +219,13 @@ impl HostMemory {
         }
         let (page, discard_data, backing) = match &request.source {
             MemorySource::Anonymous => (PAGE, false, None),
-            MemorySource::File { path, offset, discard_data } => {
-                let (file, page) = open_store(request, path, *offset)?;
-                (page, *discard_data, Some((OwnedFd::from(file), *offset)))
+            MemorySource::File(source) => {
+                let (file, page) = open_store(request, source)?;
+                (page, source.discard_data, Some((OwnedFd::from(file), source.offset)))
+            }
+            MemorySource::Shm => {
+                let (file, page) = memory_file(request, None, false)?;
+                (page, false, Some((file, 0)))
             }
             MemorySource::Memfd { huge, seal } => {
                 let (file, page) = memory_file(request, *huge, *seal)?;
@@ -213,10 +236,22 @@ impl HostMemory {
         let whole = request.size.max(1).checked_next_multiple_of(page);
         let len = whole.and_then(|len| isize::try_from(len).ok());
         let len = len.ok_or_else(|| failed(rustix::io::Errno::NOMEM.into()))? as usize;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let none = std::ptr::null_mut();
+        let (align, rom) = match &request.source {
+            MemorySource::File(source) => (source.align, source.rom),
+            _ => (0, false),
+        };
+        let protection = match rom {
+            true => ProtFlags::READ,
+            false => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let reserved = (align > page).then(|| Reservation::new(len, align)).transpose();
+        let reserved = reserved.map_err(failed)?;
+        if reserved.is_some() {
+            flags |= MapFlags::FIXED;
+        }
+        let none = reserved.as_ref().map_or(std::ptr::null_mut(), |reserved| reserved.place);
         let base = match &backing {
-            // SAFETY: a new mapping, where the kernel finds room for it.
+            // SAFETY: a new mapping, where the kernel finds room for it or where room is reserved.
             None => unsafe { rustix::mm::mmap_anonymous(none, len, protection, flags) },
             // SAFETY: as above. Others may change the file, as the guest may its memory; one that
             // becomes shorter takes pages away, which its owner has been asked not to do.
@@ -224,13 +259,16 @@ impl HostMemory {
                 rustix::mm::mmap(none, len, protection, flags, file.as_fd(), *offset)
             },
         };
+        if let Some(reserved) = reserved {
+            reserved.leave(if base.is_ok() { len } else { 0 });
+        }
         let base = base.map_err(|errno| failed(errno.into()))?.cast();
         let kind = match (backing.is_some(), request.share) {
             (_, true) => Kind::Shared,
             (true, false) => Kind::PrivateFile,
             (false, false) => Kind::Anonymous,
         };
-        Ok(Self { base, len, page, kind, discard_data })
+        Ok(Self { base, len, page, kind, discard_data: AtomicBool::new(discard_data), rom })
     }
 
     /// The first byte.
@@ -246,6 +284,16 @@ impl HostMemory {
     /// Never: there is at least one page.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether it cannot be written to.
+    pub fn is_rom(&self) -> bool {
+        self.rom
+    }
+
+    /// Whether the file's content is to be given up at the end.
+    pub fn set_discard_data(&self, discard: bool) {
+        self.discard_data.store(discard, Ordering::Relaxed);
     }
 
     fn advise(&self, advice: Advice) -> io::Result<()> {
@@ -330,7 +378,7 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        if self.discard_data {
+        if self.discard_data.load(Ordering::Relaxed) {
             // A file system that cannot keeps the content.
             let _ = self.advise(Advice::LinuxRemove);
         }
@@ -339,19 +387,55 @@ impl Drop for HostMemory {
     }
 }
 
+/// Addresses that nobody else is given, among them a multiple of an alignment with room behind it.
+struct Reservation {
+    first: *mut libc::c_void,
+    whole: usize,
+    place: *mut libc::c_void,
+}
+
+impl Reservation {
+    fn new(len: usize, align: u64) -> io::Result<Self> {
+        let too_much = || io::Error::from(rustix::io::Errno::NOMEM);
+        let align = usize::try_from(align).map_err(|_| too_much())?;
+        let whole = len.checked_add(align).filter(|whole| isize::try_from(*whole).is_ok());
+        let whole = whole.ok_or_else(too_much)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let (none, protection) = (std::ptr::null_mut(), ProtFlags::empty());
+        // SAFETY: a new mapping, where the kernel finds room for it, that nobody can access.
+        let first = unsafe { rustix::mm::mmap_anonymous(none, whole, protection, flags) }?;
+        Ok(Self { first, whole, place: first.map_addr(|addr| addr.next_multiple_of(align)) })
+    }
+
+    /// Give back all but the first bytes from `place` on, which somebody else has now.
+    fn leave(self, len: usize) {
+        let before = self.place.addr() - self.first.addr();
+        let pieces = match len {
+            0 => [(0, self.whole), (0, 0)],
+            len => [(0, before), (before + len, self.whole - before - len)],
+        };
+        for (start, len) in pieces.into_iter().filter(|(_, len)| *len > 0) {
+            // SAFETY: in the reservation, and not in what is mapped in its place.
+            let _ = unsafe { rustix::mm::munmap(self.first.wrapping_byte_add(start), len) };
+        }
+    }
+}
+
 /// The file of memory in a file, long enough, and its page size.
 fn open_store(
     request: &MemoryRequest,
-    path: &Path,
-    offset: u64,
+    source: &FileSource,
 ) -> Result<(File, u64), HostMemoryError> {
+    let FileSource { path, offset, align, readonly, .. } = source;
+    let (offset, align) = (*offset, *align);
     let failed = |source: rustix::io::Errno| HostMemoryError::Open {
         path: path.display().to_string(),
         source: source.into(),
     };
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let access = OFlags::RDWR | OFlags::CLOEXEC;
+    let access = OFlags::CLOEXEC | if *readonly { OFlags::RDONLY } else { OFlags::RDWR };
     let file = match rustix::fs::open(path, access, mode) {
+        opened if *readonly => opened,
         Err(rustix::io::Errno::NOENT) => {
             rustix::fs::open(path, access | OFlags::CREATE | OFlags::EXCL, mode)
         }
@@ -364,6 +448,12 @@ fn open_store(
         true => system.f_bsize as u64,
         false => PAGE,
     };
+    if align != 0 && !align.is_multiple_of(page) {
+        return Err(HostMemoryError::Alignment { align, page });
+    }
+    if align != 0 && !align.is_power_of_two() {
+        return Err(HostMemoryError::NotAPower(align));
+    }
     if !offset.is_multiple_of(page) {
         return Err(HostMemoryError::Offset { offset, page });
     }
@@ -375,6 +465,9 @@ fn open_store(
     let found = file
         .metadata()
         .map_err(|source| HostMemoryError::Open { path: path.display().to_string(), source })?;
+    if found.is_dir() {
+        return Err(failed(rustix::io::Errno::ISDIR));
+    }
     let too_small = || HostMemoryError::FileTooSmall {
         name: request.name.clone(),
         found: found.len(),
@@ -384,7 +477,7 @@ fn open_store(
     let end = size.checked_next_multiple_of(page).and_then(|size| size.checked_add(offset));
     let end = end.ok_or_else(too_small)?;
     match found.len() {
-        0 => rustix::fs::ftruncate(&file, end).map_err(failed)?,
+        0 if !*readonly => rustix::fs::ftruncate(&file, end).map_err(failed)?,
         // Beyond the file's last page there is nothing.
         len if len.next_multiple_of(page) < end => return Err(too_small()),
         _ => {}
@@ -446,10 +539,8 @@ mod tests {
     #[test]
     fn every_kind_is_zero_writable_and_can_be_given_back() {
         let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| MemorySource::File {
-            path: dir.path().join(name),
-            offset: 0,
-            discard_data: false,
+        let file = |name: &str| {
+            MemorySource::File(FileSource { path: dir.path().join(name), ..FileSource::default() })
         };
         for (source, share) in [
             (MemorySource::Anonymous, false),
@@ -457,6 +548,7 @@ mod tests {
             (file("private"), false),
             (file("shared"), true),
             (file(""), true),
+            (MemorySource::Shm, true),
             (MemorySource::Memfd { huge: None, seal: true }, true),
             (MemorySource::Memfd { huge: None, seal: false }, false),
         ] {
@@ -489,7 +581,12 @@ mod tests {
         let path = dir.path().join("store");
         std::fs::write(&path, [1; 8192]).unwrap();
         let request = |size, offset, discard_data| MemoryRequest {
-            source: MemorySource::File { path: path.clone(), offset, discard_data },
+            source: MemorySource::File(FileSource {
+                path: path.clone(),
+                offset,
+                discard_data,
+                ..FileSource::default()
+            }),
             share: true,
             ..MemoryRequest::anonymous("f", size)
         };
@@ -510,17 +607,55 @@ mod tests {
         let left = std::fs::read(&path).unwrap();
         assert_eq!((left[4095], left[4096], left.len()), (1, 0, 8192), "given up, and not cut");
         let missing = MemoryRequest {
-            source: MemorySource::File {
+            source: MemorySource::File(FileSource {
                 path: "/no/such/dir".into(),
-                offset: 0,
-                discard_data: false,
-            },
+                ..FileSource::default()
+            }),
             ..MemoryRequest::anonymous("f", 4096)
         };
         assert_eq!(
             HostMemory::new(&missing).unwrap_err().to_string(),
             "can't open backing store /no/such/dir for guest RAM: No such file or directory"
         );
+    }
+
+    #[test]
+    fn a_file_is_read_only_or_aligned_as_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        std::fs::write(&path, [1; 8192]).unwrap();
+        let of = |source: FileSource| MemoryRequest {
+            source: MemorySource::File(FileSource { path: path.clone(), ..source }),
+            ..MemoryRequest::anonymous("f", 8192)
+        };
+        let aligned = |align| of(FileSource { align, ..FileSource::default() });
+        let refusal = |align| HostMemory::new(&aligned(align)).unwrap_err().to_string();
+        assert_eq!(refusal(3), "alignment 0x3 must be multiples of page size 0x1000");
+        assert_eq!(refusal(0x3000), "alignment 0x3000 must be a power of two");
+        assert!(refusal(1 << 63).contains("Cannot allocate memory"));
+        for align in [4096, 1 << 21, 1 << 30] {
+            let memory = HostMemory::new(&aligned(align)).unwrap();
+            assert!((memory.as_ptr() as u64).is_multiple_of(align), "{align:#x}");
+            assert_eq!(byte(&memory, 8191), 1);
+        }
+        for rom in [true, false] {
+            let readonly = FileSource { readonly: true, rom, ..FileSource::default() };
+            let memory = HostMemory::new(&of(readonly)).unwrap();
+            assert_eq!((memory.is_rom(), byte(&memory, 0)), (rom, 1));
+            if !rom {
+                set(&memory, 0, 2);
+            }
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), [1; 8192]);
+        let readonly = FileSource { readonly: true, ..FileSource::default() };
+        for (path, says) in [("gone", "No such file or directory"), ("", "Is a directory")] {
+            let path = dir.path().join(path);
+            let source = MemorySource::File(FileSource { path, ..readonly.clone() });
+            let request = MemoryRequest { source, ..MemoryRequest::anonymous("f", 8192) };
+            let refused = HostMemory::new(&request).unwrap_err().to_string();
+            assert!(refused.ends_with(says), "{refused}");
+        }
+        assert!(!dir.path().join("gone").exists());
     }
 
     #[test]

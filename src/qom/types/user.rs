@@ -61,6 +61,7 @@ pub(super) fn types() -> Vec<Type> {
             Property::told("hugetlbsize", "int").described("Huge pages size (ex: 2M, 1G)"),
         ]),
         Type::concrete("memory-backend-ram", "memory-backend"),
+        Type::concrete("memory-backend-shm", "memory-backend"),
         Type::abstracted("rng-backend", OBJECT)
             .implementing(&["user-creatable"])
             .class([Property::fixed("opened", "bool")]),
@@ -72,7 +73,7 @@ pub(super) fn types() -> Vec<Type> {
             Property::told("format", "QCryptoSecretFormat"),
         ]),
         Type::concrete("secret", "secret_common")
-            .class([Property::told("file", "string"), Property::hidden("data", "string")]),
+            .class([Property::told("file", "string"), Property::told("data", "string")]),
         Type::abstracted("tls-creds", OBJECT).class([
             Property::told("endpoint", "QCryptoTLSCredsEndpoint"),
             Property::told("dir", "string"),
