@@ -174,10 +174,14 @@ impl Input {
         }
     }
 
+    /// One below zero counts from the end of 64 bits, as it always has in QEMU.
     fn unsigned(&mut self, high: u64, kind: &str) -> Result<u64, ArgumentError> {
-        match self.number()?.as_u64() {
+        let number = self.number()?;
+        let expects = |kind| error(format!("Parameter '{}' expects {kind}", self.short_name()));
+        match number.as_u64().or_else(|| number.as_i64().map(i64::cast_unsigned)) {
             Some(n) if n <= high => Ok(n),
-            _ => error(format!("Parameter '{}' expects {kind}", self.short_name())),
+            Some(_) => expects(kind),
+            None => expects("uint64"),
         }
     }
 
@@ -566,9 +570,14 @@ mod tests {
             (r#"{"bogus":1}"#, "Parameter 'bogus' is unexpected"),
             (r#"{"max-bandwidth":"1"}"#, "Parameter 'max-bandwidth' expects uint64"),
             (r#"{"max-bandwidth":1.5}"#, "Parameter 'max-bandwidth' expects uint64"),
-            // QEMU lets -1 through as 2^64-1; a rate below zero is an error here.
-            (r#"{"max-bandwidth":-1}"#, "Parameter 'max-bandwidth' expects uint64"),
+            (
+                r#"{"max-bandwidth":-1}"#,
+                "ok: SetParameters { max_bandwidth: Some(18446744073709551615), \
+                 multifd_channels: None, tls: None }",
+            ),
             (r#"{"multifd-channels":256}"#, "Parameter 'multifd-channels' expects uint8_t"),
+            (r#"{"multifd-channels":-1}"#, "Parameter 'multifd-channels' expects uint8_t"),
+            (r#"{"multifd-channels":null}"#, "Parameter 'multifd-channels' expects uint64"),
             (r#"{"tls":null}"#, "Invalid parameter type for 'tls', expected: string"),
         ] {
             assert_eq!(sentence::<SetParameters>(json), expected, "{json}");

@@ -81,12 +81,7 @@ impl Command for QueryCpuModelExpansion {
             return Err(QmpError::generic("The requested expansion type is not supported"));
         }
         let CpuModelInfo { name, props } = self.model;
-        let properties = match props {
-            None => Map::new(),
-            Some(Value::Object(properties)) => properties,
-            Some(_) => return Err(wrong_type("model.props".into(), "object")),
-        };
-        let isa = expand(&name, &properties)?;
+        let isa = expand(&name, props.as_ref())?;
         let on = |name: &'static str| (name.to_owned(), Value::from(isa.is_on(name)));
         let props: Map<_, _> = cpu_model::expanded().map(on).collect();
         let model = CpuModelInfo { name, props: Some(props.into()) };
@@ -99,11 +94,17 @@ fn wrong_type(name: String, expected: &'static str) -> QmpError {
 }
 
 /// The hart of a model with properties.
-fn expand(name: &str, properties: &Map<String, Value>) -> Result<IsaConfig, QmpError> {
+fn expand(name: &str, properties: Option<&Value>) -> Result<IsaConfig, QmpError> {
     if !cpu_model::cpu_models().contains(&name) {
         let sentence = format!("The CPU type '{name}' is not a known RISC-V CPU type");
         return Err(QmpError::generic(sentence));
     }
+    let none = Map::new();
+    let properties = match properties {
+        None => &none,
+        Some(Value::Object(properties)) => properties,
+        Some(_) => return Err(wrong_type("model.props".into(), "object")),
+    };
     let owner = cpu_model::type_name(name);
     let node = Node::new(&owner);
     let mut given = Vec::new();
@@ -134,8 +135,7 @@ mod tests {
     #[test]
     fn models_expand_as_qemus() {
         let expanded = |name: &str, properties: Value| {
-            let Value::Object(properties) = properties else { panic!("an object") };
-            expand(name, &properties).map_err(|error| error.desc)
+            expand(name, Some(&properties)).map_err(|error| error.desc)
         };
         let base = expanded("rv64", json!({})).unwrap();
         for (name, on) in [
@@ -157,6 +157,8 @@ mod tests {
         assert!(!expanded("rv64", json!({"zbb": false})).unwrap().is_on("zbb"));
         for (name, properties, sentence) in [
             ("host", json!({}), "The CPU type 'host' is not a known RISC-V CPU type"),
+            ("host", json!(1), "The CPU type 'host' is not a known RISC-V CPU type"),
+            ("rv64", json!(1), "Invalid parameter type for 'model.props', expected: object"),
             ("rv64", json!({"nope": true}), "Property 'rv64-riscv-cpu.nope' not found"),
             (
                 "rv64",

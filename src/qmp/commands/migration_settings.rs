@@ -119,9 +119,9 @@ pub struct MigrateSetParameters {
     #[serde(deserialize_with = "tls_authz")]
     #[schemars(with = "Option<StrOrNull>")]
     pub tls_authz: Option<String>,
+    #[serde(deserialize_with = "max_bandwidth")]
     pub max_bandwidth: Option<u64>,
     pub avail_switchover_bandwidth: Option<u64>,
-    #[serde(deserialize_with = "downtime_limit")]
     pub downtime_limit: Option<u64>,
     pub x_checkpoint_delay: Option<u32>,
     pub multifd_channels: Option<u8>,
@@ -260,12 +260,12 @@ where
     }
 }
 
-/// A number; one below zero is far out of range, and QEMU says so as of any that is too large.
-fn downtime_limit<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
-    let Some(value) = Option::<Value>::deserialize(input)? else { return Ok(None) };
-    let negative = || value.as_i64().map(i64::cast_unsigned);
-    match value.as_u64().or_else(negative) {
-        Some(number) => Ok(Some(number)),
-        None => Err(D::Error::custom("Parameter 'downtime-limit' expects uint64")),
-    }
+/// QEMU takes a rate below zero for the largest there is; it is refused here.
+fn max_bandwidth<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
+    let value = Option::<Value>::deserialize(input)?;
+    let rate = |value: Value| {
+        let expects = || D::Error::custom("Parameter 'max-bandwidth' expects uint64");
+        value.as_u64().ok_or_else(expects)
+    };
+    value.map(rate).transpose()
 }
