@@ -24,8 +24,13 @@ impl Qmp {
 
     /// The next object, whatever it is.
     pub fn line(&mut self) -> Value {
-        let line = self.stream.expect("\r\n");
+        let line = self.text();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// The next line, whatever it is, with its end.
+    pub fn text(&mut self) -> String {
+        self.stream.expect("\r\n")
     }
 
     /// Send a line.

@@ -72,39 +72,6 @@ async fn command_errors() {
     replay(include_str!("data/command_errors.txt")).await;
 }
 
-/// Transcript A5: the number of identical replies in a row, and which.
-#[actix::test]
-async fn nesting() {
-    const DEEP: &str = "JSON nesting depth limit exceeded";
-    const VALUE: &str = "JSON parse error, expecting value";
-    const OBJECT: &str = "QMP input must be a JSON object";
-    const MEMBER: &str = "QMP input member 'a' is unexpected";
-    let objects = |n: usize| format!("{}1{}", "{\"a\":".repeat(n), "}".repeat(n));
-    let arrays = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-    let too_deep_object = [(DEEP, 1), (OBJECT, 1), (VALUE, 1), (OBJECT, 1), (VALUE, 1025)].to_vec();
-    for (sent, expected) in [
-        (objects(1023), vec![(MEMBER, 1)]),
-        (objects(1024), vec![(MEMBER, 1)]),
-        (objects(1025), too_deep_object),
-        (arrays(1024), vec![(OBJECT, 1)]),
-        (arrays(1025), vec![(DEEP, 1), (VALUE, 1025)]),
-    ] {
-        let (_vm, mut terminal) = negotiated(MockVm::default()).await;
-        terminal.type_bytes(sent.as_bytes()).await;
-        for (desc, times) in expected {
-            for _ in 0..times {
-                let reply: Value = serde_json::from_str(&terminal.line().await).unwrap();
-                assert_eq!(reply["error"]["desc"], desc, "{}", &sent[..40]);
-            }
-        }
-        terminal.type_bytes(b"{'execute':'query-name','id':1}").await;
-        assert_eq!(terminal.line().await, r#"{"return": {}, "id": 1}"#);
-        let id = arrays(1023);
-        terminal.type_bytes(format!("{{'execute':'query-name','id':{id}}}").as_bytes()).await;
-        assert_eq!(terminal.line().await, format!(r#"{{"return": {{}}, "id": {id}}}"#));
-    }
-}
-
 #[actix::test]
 async fn pretty_is_indented_as_qemu_indents() {
     let (_vm, mut terminal) = session(MockVm::default(), true).await;

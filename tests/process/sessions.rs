@@ -112,7 +112,10 @@ fn nesting() {
                 assert_eq!(qmp.line()["error"]["desc"], desc, "{}", &sent[..40]);
             }
         }
-        assert_eq!(qmp.status(), "prelaunch");
+        // As deep as an identifier can be.
+        let id = arrays(1023);
+        qmp.send(&format!(r#"{{"execute": "query-name", "id": {id}}}"#));
+        assert_eq!(qmp.text(), format!("{{\"return\": {{}}, \"id\": {id}}}\r\n"));
     }
 }
 
