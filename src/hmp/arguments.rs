@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::complete::{Completes, Names};
 use super::expression::{Lookup, evaluate};
-use super::state::HmpState;
+use super::state::LastFormat;
 use crate::cli::opts::Opts;
 use crate::cli::value;
 
@@ -162,11 +162,11 @@ impl Arguments {
         }
     }
 
-    /// A format argument.
-    pub fn format(&self, name: &str) -> Option<Format> {
+    /// A format argument, which there always is: without one it is the last.
+    pub fn format(&self, name: &str) -> Format {
         match self.0.get(name) {
-            Some(Parsed::Format(format)) => Some(*format),
-            _ => None,
+            Some(Parsed::Format(format)) => *format,
+            _ => LastFormat::default().format(),
         }
     }
 }
@@ -177,7 +177,7 @@ pub fn parse(
     command: &str,
     description: &[Argument],
     line: &str,
-    state: &mut HmpState,
+    last: &mut LastFormat,
     register: Lookup<'_>,
 ) -> Result<Arguments, String> {
     let mut arguments = Arguments::default();
@@ -225,7 +225,7 @@ pub fn parse(
                 (Some(Parsed::Number(value)), after)
             }
             Kind::Format => {
-                let (format, after) = format(rest, state).map_err(|error| format!("{error}\n"))?;
+                let (format, after) = format(rest, last).map_err(|error| format!("{error}\n"))?;
                 (Some(Parsed::Format(format)), after)
             }
         };
@@ -293,8 +293,8 @@ fn clipped(mut text: String) -> String {
     text
 }
 
-fn format<'t>(text: &'t str, state: &mut HmpState) -> Result<(Format, &'t str), String> {
-    let Some(spec) = text.strip_prefix('/') else { return Ok((state.format(), text)) };
+fn format<'t>(text: &'t str, last: &mut LastFormat) -> Result<(Format, &'t str), String> {
+    let Some(spec) = text.strip_prefix('/') else { return Ok((last.format(), text)) };
     let digits = spec.find(|c: char| !c.is_ascii_digit()).unwrap_or(spec.len());
     let count = match digits {
         0 => 1,
@@ -318,11 +318,11 @@ fn format<'t>(text: &'t str, state: &mut HmpState) -> Result<(Format, &'t str), 
     if let Some(c) = rest.chars().next().filter(|c| !is_space(*c)) {
         return Err(format!("invalid char in format: '{c}'"));
     }
-    state.letter = letter.unwrap_or(state.letter);
-    if state.letter != b'i' {
-        state.size = size.unwrap_or(state.size);
+    last.letter = letter.unwrap_or(last.letter);
+    if last.letter != b'i' {
+        last.size = size.unwrap_or(last.size);
     }
-    Ok((Format { count, ..state.format() }, rest))
+    Ok((Format { count, ..last.format() }, rest))
 }
 
 #[cfg(test)]
@@ -382,8 +382,8 @@ mod tests {
                 "addr=Number(7) fmt=Format(Format { count: -1, letter: 120, size: 1 })",
             ),
         ] {
-            let mut state = HmpState { size: 1, ..Default::default() };
-            let found = match parse(name, description, line, &mut state, &|_| None) {
+            let mut last = LastFormat { size: 1, ..Default::default() };
+            let found = match parse(name, description, line, &mut last, &|_| None) {
                 Err(error) => error.trim_end().to_owned(),
                 Ok(arguments) => {
                     let mut list: Vec<_> =

@@ -182,7 +182,10 @@ async fn run(call: &mut Call, line: &str) -> Result<(), QmpError> {
     let needs_registers = rest.contains('$');
     let snapshot = if needs_registers { call.hart(cpu).await.ok() } else { None };
     let register = |name: &str| snapshot.as_ref().and_then(|s| registers::value(s, cpu, name));
-    match arguments::parse(command.names, command.arguments, rest, &mut call.state, &register) {
+    let mut last = *call.services.last_format.lock();
+    let parsed = arguments::parse(command.names, command.arguments, rest, &mut last, &register);
+    *call.services.last_format.lock() = last;
+    match parsed {
         Ok(arguments) => call.arguments = arguments,
         Err(error) => {
             let typed = line[..line.len() - rest.len()].trim_end_matches(is_space);

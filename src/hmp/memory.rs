@@ -37,7 +37,7 @@ fn region(call: &Call) -> (u64, u64, String) {
 
 pub(super) async fn print(call: &mut Call) -> Outcome {
     let value = call.arguments.number("val").unwrap_or_default();
-    let format = call.arguments.format("fmt").unwrap_or(call.state.format());
+    let format = call.arguments.format("fmt");
     let _ = match format.letter {
         b'o' if value == 0 => writeln!(call.out, "0"),
         b'o' => writeln!(call.out, "0{value:o}"),
@@ -61,7 +61,7 @@ pub(super) async fn xp(call: &mut Call) -> Outcome {
 
 async fn dump(call: &mut Call, physical: bool) -> Outcome {
     let addr = call.arguments.number("addr").unwrap_or_default() as u64;
-    let format = call.arguments.format("fmt").unwrap_or(call.state.format());
+    let format = call.arguments.format("fmt");
     if (!physical || format.letter == b'i') && !call.has_cpu().await? {
         call.out.push_str("Can not dump without CPU\n");
         return Ok(());

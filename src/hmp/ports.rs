@@ -16,7 +16,7 @@ fn number(call: &Call, name: &str) -> Option<u64> {
 }
 
 pub(super) async fn read(call: &mut Call) -> Outcome {
-    let size = call.arguments.format("fmt").unwrap_or(call.state.format()).size;
+    let size = call.arguments.format("fmt").size;
     let (suffix, bits): (_, u64) = match size {
         2 => ('w', 16),
         4 => ('l', 32),

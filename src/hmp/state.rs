@@ -4,27 +4,32 @@ use std::sync::Arc;
 
 use super::arguments::Format;
 
-/// The selected vCPU, the format that `x`, `xp` and `print` fall back to, and what was typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The selected vCPU, and what was typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HmpState {
     /// Lines of this session, from the oldest; none where there is no line editor.
     pub history: Arc<[String]>,
     pub cpu: u32,
-    /// The last format letter used.
+}
+
+/// The format that `x`, `xp`, `print`, `i` and `o` fall back to: the last one that was used at any of
+/// the human monitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastFormat {
     pub letter: u8,
-    /// The last item size used, in bytes.
+    /// Bytes an item.
     pub size: u8,
 }
 
-impl Default for HmpState {
+impl Default for LastFormat {
     fn default() -> Self {
-        Self { history: Arc::default(), cpu: 0, letter: b'x', size: 4 }
+        Self { letter: b'x', size: 4 }
     }
 }
 
-impl HmpState {
+impl LastFormat {
     /// The format of a command without `/fmt`.
-    pub fn format(&self) -> Format {
+    pub fn format(self) -> Format {
         Format { count: 1, letter: self.letter, size: self.size }
     }
 }

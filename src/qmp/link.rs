@@ -18,6 +18,7 @@ use crate::actors::outlet::Outlet;
 use crate::block::message::QueryDrive;
 use crate::chardev::Chardevs;
 use crate::devices::virtio::inspect::VirtioLink;
+use crate::hmp::state::LastFormat;
 use crate::machine::core_dump::{DumpState, Dumper, StartDump};
 use crate::machine::hotplug::Hotplug;
 use crate::machine::message as vm;
@@ -299,6 +300,8 @@ pub struct Services {
     pub link: Arc<MachineLink>,
     pub info: Arc<MachineInfo>,
     pub migration: Arc<Migration>,
+    /// What the human monitors used last.
+    pub last_format: Arc<Mutex<LastFormat>>,
     /// Of the monitor that the command is from.
     pub passed: MonitorDescriptors,
     /// How long a peer may take to answer.

@@ -136,7 +136,8 @@ impl Monitor {
             let migration = Arc::new(Migration::new(info.migration.clone(), cache, me));
             let (link, info) = (Arc::new(link), Arc::new(info));
             let passed = MonitorDescriptors::default();
-            let services = Services { link, info, migration, passed, bound };
+            let last_format = Arc::default();
+            let services = Services { link, info, migration, last_format, passed, bound };
             Self {
                 services: Arc::new(services),
                 listeners: Vec::new(),

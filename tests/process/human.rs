@@ -188,6 +188,34 @@ fn help() {
     assert_eq!(human.say("log none"), "");
 }
 
+/// The grammar of arguments, sentences of refusals and what is shown of virtio devices; and what is
+/// not to be had before the start of a machine that `-preconfig` holds back.
+#[test]
+fn lines_are_answered_as_by_qemu() {
+    let words = "-M virt -m 128M -bios none -S -display none -nodefaults \
+                 -device virtio-serial-device,id=vs -device virtconsole,chardev=c0,id=con0 \
+                 -chardev null,id=c0 -monitor unix:hmp,server=on,wait=off";
+    let mut parts = include_str!("data/human_lines.txt").split("# -preconfig");
+    for also in ["", " -preconfig"] {
+        let machine = machine(&format!("{words}{also}")).start();
+        let mut human = Lines(machine.connect("hmp"));
+        human.0.expect(PROMPT);
+        let recorded = parts.next().expect("lines for it");
+        for said in recorded.split("\n> ").skip(1) {
+            let (line, printed) = said.split_once('\n').unwrap_or((said, ""));
+            assert_eq!(human.say(line).trim_end(), printed.trim_end(), "{line}");
+        }
+        if also.is_empty() {
+            let host = human.say("gpa2hpa 0x80000000");
+            let place = "Host physical address for 0x80000000 (riscv_virt_board.ram) is 0x";
+            assert!(host.starts_with(place), "{host}");
+            // A device is read as a load would read it.
+            let clock = human.say("xp/1xw 0x101000");
+            assert!(clock.starts_with("0000000000101000: 0x"), "{clock}");
+        }
+    }
+}
+
 /// Transcript D26: a machine that has never migrated, over both monitors.
 #[test]
 fn a_fresh_machine_about_migration() {

@@ -59,7 +59,8 @@ impl Command for Pmemsave {
 pub async fn cpu_index(services: &Arc<Services>, index: Option<i64>) -> Result<u32, QmpError> {
     let Some(index) = index else { return Ok(0) };
     let cpus = QueryCpusFast {}.run(services).await?;
-    let found = cpus.iter().map(|cpu| cpu.cpu_index).find(|&cpu| i64::from(cpu) == index);
+    // QEMU takes the lower half of the number.
+    let found = cpus.iter().map(|cpu| cpu.cpu_index).find(|&cpu| cpu == index as u32);
     found.ok_or_else(QmpError::no_such_cpu)
 }
 
