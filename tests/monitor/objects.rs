@@ -30,8 +30,8 @@ async fn objects_come_and_go() {
         (json!({"qom-type": "memory-backend-ram", "id": "m", "size": 8192}), "{}"),
         (json!({"qom-type": "iothread", "id": "io0"}), "{}"),
         (
-            json!({"qom-type": "iothread", "id": "io1", "poll-max-ns": 5}),
-            "Parameter 'poll-max-ns' is unexpected",
+            json!({"qom-type": "iothread", "id": "io1", "poll-max-ns": -5}),
+            "poll-max-ns value must be in range [0, 9223372036854775807]",
         ),
         (
             json!({"qom-type": "tls-creds-psk", "id": "p", "dir": "/x"}),
@@ -53,9 +53,21 @@ async fn objects_come_and_go() {
     let here = format!("/proc/self/task/{thread}");
     assert!(std::path::Path::new(&here).exists(), "{here}");
     let shown = format!(
-        "io0:\n  thread_id={thread}\n  poll-max-ns=0\n  poll-grow=0\n  poll-shrink=0\n  \
+        "io0:\n  thread_id={thread}\n  poll-max-ns=32768\n  poll-grow=2\n  poll-shrink=0\n  \
          aio-max-batch=0\n"
     );
+    let set = |property: &str, value: i64| {
+        qmp(
+            &monitor,
+            "qom-set",
+            json!({"path": "/objects/io0", "property": property,
+            "value": value}),
+        )
+    };
+    assert_eq!(set("poll-grow", 2).await, "{}");
+    let pool = "bad thread-pool-min/thread-pool-max values";
+    assert_eq!(set("thread-pool-min", 65).await, pool);
+    assert_eq!(set("thread-pool-max", 65).await, "{}", "what was refused has stayed, as on QEMU");
     assert_eq!(hmp(&monitor, "info iothreads").await, shown);
     assert_eq!(qmp(&monitor, "object-del", json!({"id": "io0"})).await, "{}");
     assert_eq!(qmp(&monitor, "query-iothreads", json!({})).await, "[]");
