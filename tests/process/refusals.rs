@@ -14,7 +14,10 @@ fn one_line_and_exit_code_1() {
             "-M pc: unsupported machine type: \"pc\" (use -machine help to list supported \
              machines; there are virt and none)",
         ),
-        ("-smp 513", "Invalid SMP CPUs 513. The max CPUs supported by machine 'virt' is 512"),
+        (
+            "-smp 513",
+            "-smp 513: Invalid SMP CPUs 513. The max CPUs supported by machine 'virt' is 512",
+        ),
         (
             "-action panic=x",
             "-action panic=x: Parameter 'panic' does not accept value 'x' (valid: pause, shutdown, exit-failure, none)",
