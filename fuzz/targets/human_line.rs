@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use understudy::hmp::arguments::{self, Argument, Kind, optional, required};
 use understudy::hmp::complete::Completions;
 use understudy::hmp::readline::{Readline, Request};
-use understudy::hmp::state::HmpState;
+use understudy::hmp::state::LastFormat;
 
 const DESCRIPTIONS: [&[Argument]; 4] = [
     &[
@@ -23,13 +23,13 @@ const DESCRIPTIONS: [&[Argument]; 4] = [
 fuzz_target!(|keys: &[u8]| {
     let mut editor = Readline::default();
     let mut screen = Vec::new();
-    let mut state = HmpState::default();
+    let mut last = LastFormat::default();
     let register = |name: &str| (name == "pc").then_some(0x8000_0000);
     for &key in keys {
         match editor.key(key, &mut screen) {
             Some(Request::Execute(line)) => {
                 for description in DESCRIPTIONS {
-                    let _ = arguments::parse("fuzz", description, &line, &mut state, &register);
+                    let _ = arguments::parse("fuzz", description, &line, &mut last, &register);
                 }
                 editor.prompt(&mut screen);
             }
