@@ -17,9 +17,18 @@ fn documents(stream: &mut JsonStream, bytes: &[u8]) -> Vec<Document> {
 fuzz_target!(|bytes: &[u8]| {
     let mut stream = JsonStream::default();
     for value in documents(&mut stream, bytes).into_iter().flatten() {
-        let line = json::line(&value, bytes.len() % 2 == 0);
+        let pretty = bytes.len() % 2 == 0;
+        let mut line = json::line(&value, pretty);
         assert!(line.is_ascii());
-        assert_eq!(documents(&mut JsonStream::default(), &line), [Ok(value)]);
+        // 14e1 is written as 140 and -0.0 as -0, as QEMU writes them, which are other kinds of
+        // numbers when they are read: what has been written once is written alike for ever.
+        for round in 0..2 {
+            let again = documents(&mut JsonStream::default(), &line);
+            let [Ok(value)] = &again[..] else { panic!("{again:?}") };
+            let written = json::line(value, pretty);
+            assert!(round == 0 || written == line);
+            line = written;
+        }
     }
     let after = documents(&mut stream, b"\xff\n[{'a': 1}]");
     assert_eq!(after.last(), Some(&Ok(serde_json::json!([{"a": 1}]))));
